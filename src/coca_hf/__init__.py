@@ -1,0 +1,1 @@
+"""CoCa (Contrastive Captioner) as a first-class Hugging Face transformers model."""
