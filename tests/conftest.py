@@ -1,0 +1,35 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Settings for the whole suite: no network, and one thread a test process, so that `-n 2` means two cores."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest  # noqa: E402  (huggingface_hub reads its setting when it is imported)
+import torch  # noqa: E402
+
+
+torch.set_num_threads(1)
+
+# Not tests of this project: transformers' own, and stand-ins for some of its modules.
+collect_ignore = ["transformers_tests"]
+
+TRANSFORMERS_MARKERS = (
+    "accelerate_tests",
+    "flash_attn_test",
+    "flash_attn_3_test",
+    "flash_attn_4_test",
+    "is_tensor_parallel_test",
+    "is_training_test",
+    "order",
+    "slow",
+    "torch_compile_test",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in TRANSFORMERS_MARKERS:
+        config.addinivalue_line("markers", f"{name}: set by transformers' own tests")
