@@ -12,6 +12,7 @@ versions and seed that made it.
 """
 
 import argparse
+import contextlib
 import json
 import platform
 import sys
@@ -20,13 +21,10 @@ from typing import Any
 from unittest import mock
 
 
-try:
+with contextlib.suppress(ImportError):
     import oracle_shim  # noqa: F401  lets open_clip import beside a torchvision that has no operators
-except ImportError:
-    pass
 import open_clip
 import torch
-import torch.nn.functional as F
 import transformers
 from open_clip.coca_model import CoCa
 from open_clip.loss import ClipLoss, CoCaLoss
@@ -42,10 +40,10 @@ CAPTION_LOSS_WEIGHT = 2.0
 CONTRASTIVE_LOSS_WEIGHT = 1.0
 
 
-def provenance(seed: int) -> dict[str, str]:
+def provenance(seed: int) -> dict[str, str | int]:
     return {
         "script": "scripts/record_open_clip_fixtures.py",
-        "seed": str(seed),
+        "seed": seed,
         "open_clip": open_clip.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -62,6 +60,15 @@ def build(config: dict[str, Any], seed: int) -> CoCa:
     weights = recipe.state_dict({n: list(t.shape) for n, t in state.items() if n not in frozen}, seed)
     model.load_state_dict({**state, **weights}, strict=True)
     return model.eval()
+
+
+def save_recording(results: dict[str, torch.Tensor], path: Path, **facts: Any) -> None:
+    """Writes tensors and facts; the same ones give the same bytes, which several metadata keys would not."""
+    facts = {"provenance": provenance(recipe.SEED), **facts}
+    path.parent.mkdir(exist_ok=True)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in results.items()}
+    save_file(tensors, path, {"recording": json.dumps(facts)})
+    print(f"{path.relative_to(FIXTURES)}: {path.stat().st_size} bytes")
 
 
 def image_size(config: dict[str, Any]) -> tuple[int, int]:
@@ -129,16 +136,13 @@ def record_model(name: str, config: dict[str, Any]) -> None:
     # A row a parameter, in the order of the shapes in the metadata.
     results["padded.gradients"] = torch.stack([recipe.gradient_summary(n, parameters[n].grad) for n in shapes])
     results |= {f"frozen.{n}": parameters[n] for n in frozen}
-    metadata = {
-        **provenance(recipe.SEED),
-        "config": json.dumps(config),
-        "shapes": json.dumps(shapes),
-        "loss_weights": json.dumps({"caption": CAPTION_LOSS_WEIGHT, "contrastive": CONTRASTIVE_LOSS_WEIGHT}),
-    }
-    folder = FIXTURES / "models"
-    folder.mkdir(exist_ok=True)
-    save_file({n: t.detach().contiguous() for n, t in results.items()}, folder / f"{name}.safetensors", metadata)
-    print(f"{name}: {(folder / f'{name}.safetensors').stat().st_size} bytes")
+    save_recording(
+        results,
+        FIXTURES / "models" / f"{name}.safetensors",
+        config=config,
+        shapes=shapes,
+        loss_weights={"caption": CAPTION_LOSS_WEIGHT, "contrastive": CONTRASTIVE_LOSS_WEIGHT},
+    )
 
 
 def record_full_size() -> None:
@@ -168,9 +172,7 @@ def record_full_size() -> None:
             "beam_ids": model.generate(pixel_values, seq_len=12),
         }
     shapes = {n: list(t.shape) for n, t in model.state_dict().items()}
-    metadata = {**provenance(recipe.SEED), "config": json.dumps(config), "shapes": json.dumps(shapes)}
-    save_file({n: t.contiguous() for n, t in results.items()}, FIXTURES / "full_size.safetensors", metadata)
-    print(f"full size: {(FIXTURES / 'full_size.safetensors').stat().st_size} bytes")
+    save_recording(results, FIXTURES / "full_size.safetensors", config=config, shapes=shapes)
 
 
 def call_generate(model: CoCa, case: dict[str, Any]) -> list[Any]:
@@ -201,11 +203,8 @@ def record_generation() -> None:
         with mock.patch("torch.multinomial", choose):
             sampled[recipe.key(case)] = {"ids": call_generate(model_of(case), case), "distributions": distributions}
     shapes = {
-        name: {
-            n: list(t.shape)
-            for n, t in CoCa(**{k: v for k, v in c.items() if k != "custom_text"}).state_dict().items()
-        }
-        for name, c in recipe.GENERATION_CONFIGS.items()
+        name: {n: list(t.shape) for n, t in build(config, recipe.SEED).state_dict().items()}
+        for name, config in recipe.GENERATION_CONFIGS.items()
     }
     recording = {"provenance": provenance(recipe.SEED), "shapes": shapes, "ids": ids, "sampled": sampled}
     text = json.dumps(recording, separators=(",", ":"))
