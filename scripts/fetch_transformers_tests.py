@@ -24,7 +24,7 @@ class FetchError(Exception):
     """The source archive could not be had, or holds no tests."""
 
 
-def tests_folder(cache: Path = CACHE) -> Path:
+def folder_of_tests(cache: Path = CACHE) -> Path:
     """Where the tests of the installed transformers release are, or will be."""
     return cache / f"transformers-{importlib.metadata.version('transformers')}" / "tests"
 
@@ -65,7 +65,7 @@ def unpack_tests(archive: Path, destination: Path) -> None:
 
 def fetch(cache: Path = CACHE) -> Path:
     """The folder with the installed release's tests, downloaded if it is not there yet."""
-    destination = tests_folder(cache)
+    destination = folder_of_tests(cache)
     if not (destination / "__init__.py").is_file():
         with tempfile.TemporaryDirectory() as download:
             archive = download_source_archive(importlib.metadata.version("transformers"), Path(download))

@@ -4,14 +4,13 @@
 
 import os
 
+import pytest
+import torch
 
+
+# huggingface_hub reads the first when it is imported, which happens only after this file has run.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-import pytest  # noqa: E402  (huggingface_hub reads its setting when it is imported)
-import torch  # noqa: E402
-
-
 torch.set_num_threads(1)
 
 # Not tests of this project: transformers' own, and stand-ins for some of its modules.

@@ -9,10 +9,10 @@ fetched archive first, then this folder, whose modules stand in for exactly the 
 import sys
 from pathlib import Path
 
-from fetch_transformers_tests import tests_folder
+from fetch_transformers_tests import folder_of_tests
 
 
-_fetched = tests_folder()
+_fetched = folder_of_tests()
 if not (_fetched / "__init__.py").is_file():
     raise FileNotFoundError(
         f"transformers' own tests are not at {_fetched}: run `python scripts/fetch_transformers_tests.py` first"
