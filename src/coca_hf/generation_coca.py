@@ -119,8 +119,11 @@ class CoCaGenerationMixin(GenerationMixin):
             )
         config, _ = self._prepare_generation_config(generation_config, **kwargs)
         num_images = len(pixel_values) if encoded_images is None else len(encoded_images.image_embeds)
-        continues_itself = kwargs.get("past_key_values") is not None or getattr(config, "is_assistant", False)
-        if not continues_itself:
+        cache = kwargs.get("past_key_values")
+        has_cached_tokens = cache is not None and cache.get_seq_length() > 0
+        if has_cached_tokens and input_ids is None:
+            raise ValueError("past_key_values holds tokens: pass all ids so far, theirs included, as input_ids.")
+        if not (has_cached_tokens or getattr(config, "is_assistant", False)):
             input_ids, attention_mask = self._prepare_prompts(input_ids, attention_mask, config, num_images)
         self._validate_context(config, input_ids.shape[1])
         if encoded_images is None:
@@ -189,6 +192,14 @@ class CoCaGenerationMixin(GenerationMixin):
             context = self.config.text_config.max_position_embeddings
             generation_config.max_length = min(generation_config.max_length, context)
         return generation_config
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        if model_kwargs.get("past_key_values") is not None:
+            # Here rather than in `forward`, where a compiled one could not.
+            model_kwargs["past_key_values"] = self._prepare_cache(model_kwargs["past_key_values"], use_cache=True)
 
     def _get_candidate_generator(
         self,
@@ -294,13 +305,11 @@ def _advance_group(
     ends = is_end & ~group.done[:, None]
     ends[:, num_beams:] = False  # an end counts only among the best K candidates
     ended_scores = candidate_scores / (generated_length + 1) ** config.length_penalty
-    _keep_best(
-        group,
-        _take(group.running, parents[:, :num_beams]),
-        ended_scores.masked_fill(~ends, -torch.inf)[:, :num_beams],
-        length,
-        _take(group.running_beams, parents[:, :num_beams]),
-    )
+    ended_scores = ended_scores.masked_fill(~ends, -torch.inf)[:, :num_beams]
+    ended_parents = parents[:, :num_beams]
+    ended_beams = _take(group.running_beams, ended_parents)
+    ended_beams[:, :, length] = first_beam + ended_parents
+    _keep_best(group, _take(group.running, ended_parents), ended_scores, length, ended_beams)
 
     # The best K that go on, in their order.
     going_on = is_end.int().argsort(dim=1, stable=True)[:, :num_beams]

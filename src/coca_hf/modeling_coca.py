@@ -472,7 +472,7 @@ class CoCaCrossAttentionLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: Tensor, image_tokens: Tensor | None = None, key_value: KeyValue | None = None
     ) -> Tensor:
-        """(rows, text, hidden); image tokens (images, tokens, size) or their keys and values -> (rows, text, hidden)."""
+        """(rows, text, hidden); image tokens, or their keys and values -> (rows, text, hidden)."""
         key_value = key_value if key_value is not None else self.project_image_tokens(image_tokens)
         attended, _ = self.cross_attn(self.layer_norm1(hidden_states), key_value)
         hidden_states = hidden_states + self.layer_scale1(attended)
@@ -511,7 +511,7 @@ class CoCaMultimodalLayer(nn.Module):
         key_value: KeyValue | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Tensor:
-        """(rows, text, hidden); image tokens (images, tokens, size) or their keys and values -> (rows, text, hidden)."""
+        """(rows, text, hidden); image tokens, or their keys and values -> (rows, text, hidden)."""
         hidden_states = self.self_attention_layer(hidden_states, **kwargs)
         return self.cross_attention_layer(hidden_states, image_tokens, key_value)
 
@@ -669,7 +669,7 @@ def token_key_mask(input_ids: Tensor, attention_mask: Tensor | None, pad_token_i
     """
     Which keys a text tower with [CLS] lets its tokens see: (batch, text) -> bool (batch, text + 1).
 
-    A key is seen if the token before it is one, that is, neither masked nor `pad_token_id`: one position late, on purpose,
+    A key is seen if the token before it is one, neither masked nor `pad_token_id`: one position late, on purpose,
     since released weights were trained so (open_clip's `_build_additive_mask`). Hence the last entry, for the
     padding that follows a text; and an id equal to `pad_token_id` inside a text hides the token after it.
     """
@@ -813,8 +813,8 @@ class CoCaTextModel(CoCaPreTrainedModel):
                 With `pool=False`, which keys are seen, where that is not `attention_mask`: see [`token_key_mask`].
 
         Returns:
-            `last_hidden_state` of shape `(batch, text, hidden)`, which [CLS] is not part of and to which the final norm
-            is not applied in a tower with [CLS]; `pooler_output` of shape `(batch, hidden)`, or `None`.
+            `last_hidden_state` of shape `(batch, text, hidden)` without [CLS], and not normed where there is
+            a [CLS]; `pooler_output` of shape `(batch, hidden)`, or `None`.
 
         Raises:
             ValueError: The text is missing, or longer than the context.
@@ -1189,7 +1189,7 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`, *optional*):
                 Normalised images.
             input_ids (`torch.LongTensor` of shape `(rows, text)`):
-                Token ids, padded on either side. Rows are as many as images, or a multiple, those of one image adjacent.
+                Token ids, padded on either side; as many rows as images, or a multiple, those of an image adjacent.
             attention_mask (`torch.Tensor` of shape `(rows, text)`, *optional*):
                 1 for tokens, 0 for padding, cached tokens included.
             position_ids (`torch.LongTensor` of shape `(rows, text)`, *optional*):
