@@ -1,6 +1,6 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Imports run one way: `cli`, `app` -> the parts that work with models -> the `*_coca.py` files -> torch and transformers.
+"""Imports run one way: `cli`, `app` -> the parts that work with models -> the `*_coca.py` files -> transformers.
 
 The `*_coca.py` files travel to the Hub beside the weights, where the rest of the package does not exist.
 """
@@ -130,7 +130,7 @@ def test_the_parts_do_not_import_each_other_in_a_circle():
 
 
 def test_importing_the_package_loads_no_optional_library():
-    optional = ["accelerate", "datasets", "gradio", "open_clip", "pandas", "peft", "ray", "timm", "torchvision", "typer"]
+    optional = ["accelerate", "datasets", "gradio", "open_clip", "peft", "ray", "timm", "torchvision", "typer"]
     script = f"import sys, coca_hf; print([name for name in {optional} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
