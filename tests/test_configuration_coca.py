@@ -15,6 +15,7 @@ from transformers_tests.test_configuration_common import ConfigTester
 from coca_hf.configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
 from coca_hf.modeling_coca import CoCaForCaptioning
 from tiny import TINY, tiny_config
+from transformers_tests.utils.test_configuration_utils import config_common_kwargs
 
 
 CLASSES = [CoCaVisionConfig, CoCaTextConfig, CoCaMultimodalConfig, CoCaConfig]
@@ -160,6 +161,12 @@ def test_a_saved_config_loads_as_it_was(changes, tmp_path):
     assert json.loads(CoCaConfig.from_pretrained(tmp_path).to_json_string(use_diff=False)) == json.loads(
         config.to_json_string(use_diff=False)
     ) | {"transformers_version": CoCaConfig.from_pretrained(tmp_path).transformers_version}
+
+
+# `ConfigTester` checks this of configs without parts only.
+@pytest.mark.parametrize("name", ["return_dict", "output_hidden_states", "chunk_size_feed_forward", "problem_type"])
+def test_the_composite_config_keeps_what_every_config_takes(name):
+    assert getattr(tiny_config(**{name: config_common_kwargs[name]}), name) == config_common_kwargs[name]
 
 
 @pytest.mark.parametrize("name", SUB_CONFIGS)

@@ -194,6 +194,8 @@ class CoCaForCaptioningTest(AsPartOfTheLibrary, GenerationTesterMixin, unittest.
     all_model_classes = (CoCaForCaptioning,)
     additional_model_inputs = ("input_ids",)
     _is_composite = True
+    # In releases that lack the test skipped below, its check is behind this switch; `CoCaModelTest` has it on.
+    skip_test_image_features_output_shape = True
 
     def setUp(self):
         self.model_tester = CoCaForCaptioningModelTester()
