@@ -3,7 +3,7 @@
 """How CoCa decodes: the library's `generate()` with images encoded once, and diverse beam search."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -362,6 +362,7 @@ def diverse_beam_search(
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
     synced_gpus: bool = False,
+    score_by: Literal["log_probabilities", "logits"] = "log_probabilities",
     **model_kwargs: Any,
 ) -> GenerateBeamDecoderOnlyOutput | Tensor:
     """
@@ -375,6 +376,8 @@ def diverse_beam_search(
         input_ids: (images * num_beams, prompt).
         generation_config: `num_beams`, `num_beam_groups`, `diversity_penalty`, `length_penalty`, `early_stopping` and
             `num_return_sequences` apply.
+        score_by: "logits" for the scores of open_clip's `generate()`: sums of raw logits, divided by the length of the
+            whole text, prompt included.
 
     Raises:
         ValueError: `num_beams` is no multiple of `num_beam_groups`.
@@ -393,6 +396,7 @@ def diverse_beam_search(
     groups = [_start_group(input_ids[::num_beams], group_size, max_length, pad_token_id) for _ in range(num_groups)]
     offsets = torch.arange(batch, device=device)[:, None] * num_beams
     collected: dict[str, tuple[Any, ...]] = {"scores": (), "logits": (), "attentions": (), "hidden_states": ()}
+    uncounted_length = 0 if score_by == "logits" else prompt_length
 
     length, outputs = prompt_length, None
     while model._has_unfinished_sequences(
@@ -401,11 +405,12 @@ def diverse_beam_search(
         outputs = _run_step(model, input_ids, model_kwargs, is_first=outputs is None)
         model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
         logits = outputs.logits[:, -1].float()
-        log_probs = F.log_softmax(logits, dim=-1).view(batch, num_groups, group_size, -1)
+        scores = logits if score_by == "logits" else F.log_softmax(logits, dim=-1)
+        scores = scores.view(batch, num_groups, group_size, -1)
         rows = input_ids.view(batch, num_groups, group_size, -1)
         processed_scores, taken, parents = [], [], []
         for idx, group in enumerate(groups):
-            next_scores = log_probs[:, idx]
+            next_scores = scores[:, idx]
             if taken and penalty:
                 next_scores = _diversity_penalty(next_scores, taken, penalty)
             next_scores = logits_processor(rows[:, idx].flatten(0, 1), next_scores.flatten(0, 1))
@@ -415,12 +420,12 @@ def diverse_beam_search(
                 group,
                 next_scores,
                 length,
-                length - prompt_length,
+                length - uncounted_length,
                 config,
                 eos_token_ids,
                 pad_token_id,
                 first_beam=idx * group_size,
-                max_generated_length=max_length - prompt_length,
+                max_generated_length=max_length - uncounted_length,
             )
             taken.append(tokens)
             parents.append(group_parents + idx * group_size)
@@ -433,7 +438,7 @@ def diverse_beam_search(
             model_kwargs["past_key_values"].reorder_cache(beam_idx)
 
     for group in groups:
-        running_scores = group.scores / (length - prompt_length) ** config.length_penalty
+        running_scores = group.scores / (length - uncounted_length) ** config.length_penalty
         running_scores = running_scores.masked_fill(group.done[:, None], -torch.inf)
         _keep_best(group, group.running, running_scores, length, group.running_beams)
     return _finalize(groups, config, eos_token_ids, pad_token_id, prompt_length, collected, model_kwargs, num_beams)
