@@ -1,0 +1,7 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Many images through one model: inputs in, records out, one bad file never the end of the run.
+
+`sources` turns paths into inputs, `images` reads one, `runner` batches them through a `tasks` task, and `sinks`,
+`embedding_sinks` and `report` write what comes out.
+"""

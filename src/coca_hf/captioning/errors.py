@@ -1,0 +1,32 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong outside this package's power.
+
+    CaptioningError
+    ├── ImageError    one input cannot be read: a record of its own, the run goes on
+    ├── OutputError   the results cannot be written: the run ends
+    ├── ModelError    the model cannot be used as asked
+    └── OptionError   options contradict each other or are out of range
+
+Each message is one sentence that a user can act on. Anything else that is raised is a defect of this package.
+"""
+
+
+class CaptioningError(Exception):
+    """Base of the errors that are shown as one line."""
+
+
+class ImageError(CaptioningError):
+    """One input cannot be read as an image; the message leaves its name out, for the record has it already."""
+
+
+class OutputError(CaptioningError):
+    """An output cannot be opened or written to; the message names it."""
+
+
+class ModelError(CaptioningError):
+    """The model, its folder or the place it should run on cannot be used; the message names it."""
+
+
+class OptionError(CaptioningError):
+    """A choice is out of range, or excludes another; the message names both."""

@@ -1,0 +1,140 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""One file into one upright image of bounded size."""
+
+import math
+import os
+import re
+import struct
+import warnings
+
+from PIL import ExifTags, Image
+
+from .errors import ImageError
+from .sources import check_is_regular_file, error_text
+
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+"""The formats that are opened. Pillow knows more, some of which start other programs (Ghostscript for PostScript)."""
+
+MAX_PIXELS = 1 << 24
+"""Images with more pixels are reduced while they are read. Models see a few hundred pixels a side, so a photograph of
+16 megapixels is still read exactly, and a batch of the largest inputs stays small."""
+
+FORMAT_LIMITS = {"WEBP": 64_000_000, "JPEG2000": 48_000_000}
+"""Lower limits than Pillow's, in pixels, for the formats whose decoders need 16 bytes a pixel and more: with them,
+reading an image takes about a gigabyte at most."""
+
+# Pillow keeps a pointer for each row, which in a narrow image outweighs the pixels.
+_MAX_SIDE = 1 << 24
+
+# A short side is not reduced below this, so that reduction never costs detail that a model would see.
+_KEPT_SIDE = 1024
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_OBJECT_ADDRESS = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")
+
+
+def read_image(path: str) -> Image.Image:
+    """The first frame of the image at `path`, turned as its orientation tag says, in the mode in which it is stored.
+
+    An image of more than `MAX_PIXELS` is reduced by a whole factor. Raises `ImageError` where there is no complete
+    image of a known format, or too large a one.
+    """
+    check_is_regular_file(path)
+    try:
+        if os.path.getsize(path) == 0:
+            raise ImageError("an empty file")
+        file = open(path, "rb")  # noqa: SIM115 - closed below, in every case
+    except OSError as error:
+        raise ImageError(error_text(error)) from None
+    with file, warnings.catch_warnings():
+        # Pillow warns of oddities in metadata, and of sizes that are dealt with here.
+        warnings.simplefilter("ignore")
+        try:
+            return _read(file)
+        except ImageError:
+            raise
+        except Exception as error:  # Pillow lets nearly any exception out of a file that is broken in the right place
+            raise ImageError(_reason(error)) from error
+
+
+def _read(file) -> Image.Image:
+    image = Image.open(file, formats=FORMATS)
+    _check_size(image)
+    _reduce_while_decoding(image)
+    image.load()
+    orientation = _orientation(image)
+    image = _bounded(image)
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _check_size(image: Image.Image) -> None:
+    """Pillow raises at twice its limit and only warns from the limit on; JPEG alone can be decoded at a fraction."""
+    width, height = image.size
+    if Image.MAX_IMAGE_PIXELS is None or image.format in ("JPEG", "MPO"):
+        return
+    limit = min(Image.MAX_IMAGE_PIXELS, FORMAT_LIMITS.get(image.format or "", Image.MAX_IMAGE_PIXELS))
+    if width * height > limit or max(width, height) > _MAX_SIDE:
+        raise ImageError(f"{width} x {height} pixels are too many for a {image.format} file")
+
+
+def _reduce_while_decoding(image: Image.Image) -> None:
+    width, height = image.size
+    for factor in (1, 2, 4, 8):
+        if width * height <= MAX_PIXELS * factor**2 or min(width, height) // (2 * factor) < _KEPT_SIDE:
+            break
+    if factor > 1:
+        # Does something for JPEG only, where it is the scale of the inverse cosine transform.
+        image.draft(None, (width // factor, height // factor))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        # After loading: PNG may hold the tag behind the pixels, and TIFF is turned, its tag dropped, as it loads.
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # metadata that cannot be parsed leaves the image as it is
+        return 1
+
+
+def _bounded(image: Image.Image) -> Image.Image:
+    pixels = image.width * image.height
+    if pixels <= MAX_PIXELS:
+        return image
+    return _averageable(image).reduce(math.ceil(math.sqrt(pixels / MAX_PIXELS)))
+
+
+def _averageable(image: Image.Image) -> Image.Image:
+    """The same picture in a mode whose values can be averaged: palette indices and single bits cannot."""
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("P", "PA"):
+        return image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
+    if image.mode.startswith("I;16"):
+        return image.convert("I")
+    return image
+
+
+def _reason(error: Exception) -> str:
+    """What an exception of Pillow says, as one line without the addresses of objects."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"not an image of a known format ({', '.join(FORMATS)})"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
+    if isinstance(error, MemoryError):
+        return "not enough memory to read it"
+    if isinstance(error, OSError) and error.errno is not None:
+        return error_text(error)
+    text = " ".join(_OBJECT_ADDRESS.sub("", str(error)).split())
+    # struct.error, KeyError and the like say nothing about the file in their text.
+    known = isinstance(error, (OSError, SyntaxError, ValueError)) and not isinstance(error, struct.error)
+    return f"a broken image file: {text}" if known and text else "a broken image file"

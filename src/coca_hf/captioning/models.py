@@ -1,0 +1,137 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Saved models: what can be said about one without torch, and loading it."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import ModelError
+from .sources import error_text
+
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""What `ModelChoice.dtype` may be; "auto" is the type in which the weights are stored."""
+
+_DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d+)?")
+# The Hub's rule: two parts of letters, digits, "-", "_" and ".", none of them beginning with punctuation.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model, where and how. `name` is a saved folder or a Hub id, `device` as torch writes it or "auto"."""
+
+    name: str
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+def check_device(device: str) -> None:
+    """Raises `ModelError` unless `device` reads like one; whether it is there, only torch can tell."""
+    if not _DEVICE.fullmatch(device):
+        raise ModelError(f"no such device: {device!r}. Give auto, cpu, cuda, cuda:1 or the like, mps or xpu")
+
+
+def check_model(name: str, *, captions: bool) -> None:
+    """Raises `ModelError` unless `name` can be a CoCa model, and one with a decoder where it is to write `captions`.
+
+    Of a folder, its configuration is read; a Hub id is believed, for asking the Hub takes a network.
+    """
+    if not os.path.lexists(name):
+        if not _HUB_ID.fullmatch(name):
+            raise ModelError(f"no model at {name!r}. Give a saved model's folder or a Hub id such as owner/name")
+        return
+    config = _read_config(name)
+    if config.get("model_type") != "coca":
+        raise ModelError(f"{name!r} holds a model of type {config.get('model_type')!r}, not 'coca'")
+    if captions and (config.get("multimodal_config") or {}).get("num_hidden_layers") == 0:
+        raise ModelError(f"the model in {name!r} has no decoder, so it cannot write captions")
+    if captions and (config.get("text_config") or {}).get("is_causal") is False:
+        raise ModelError(f"the model in {name!r} reads text in both directions, so it cannot write captions")
+
+
+def _read_config(folder: str) -> dict[str, Any]:
+    path = Path(folder, "config.json")
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(_no_config(folder)) from None
+    except OSError as error:
+        raise ModelError(f"cannot read {str(path)!r}: {error_text(error)}") from None
+    except ValueError:
+        raise ModelError(f"{str(path)!r} is not valid JSON") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{str(path)!r} is not a model's configuration")
+    return config
+
+
+def _no_config(folder: str) -> str:
+    if not os.path.isdir(folder):
+        return f"{folder!r} is a file, not a saved model's folder"
+    if Path(folder, "open_clip_config.json").exists():
+        return f"{folder!r} holds an open_clip checkpoint: convert it with coca_hf.conversion.convert_open_clip first"
+    return f"{folder!r} has no config.json, so it is not a saved model's folder"
+
+
+def load_config(choice: ModelChoice) -> Any:
+    """Raises `ModelError` where there is none that is valid."""
+    from transformers import AutoConfig
+
+    import coca_hf  # noqa: F401 - makes the Auto classes know CoCa
+
+    config = _loaded(choice, AutoConfig)
+    if config.model_type != "coca":
+        raise ModelError(f"{choice.name!r} holds a model of type {config.model_type!r}, not 'coca'")
+    return config
+
+
+def load_processor(choice: ModelChoice) -> Any:
+    """Raises `ModelError`."""
+    from transformers import AutoProcessor
+
+    return _loaded(choice, AutoProcessor)
+
+
+def load_model(choice: ModelChoice, kind: Literal["towers", "captioner"]) -> Any:
+    """`CoCaModel` or `CoCaForCaptioning` on its device, ready to infer. Raises `ModelError`."""
+    from transformers import AutoModel, AutoModelForImageTextToText
+
+    device = _available(choice.device)
+    model = _loaded(choice, AutoModel if kind == "towers" else AutoModelForImageTextToText, dtype=choice.dtype)
+    return model.to(device).eval()
+
+
+def _loaded(choice: ModelChoice, auto_class: Any, **options: Any) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        return auto_class.from_pretrained(choice.name, **options)
+    except SafetensorError as error:
+        # It says what is wrong with a file, but not with which.
+        raise ModelError(f"the weights in {choice.name!r} are damaged: {_one_line(error)}") from error
+    except (OSError, StrictDataclassError) as error:
+        raise ModelError(f"cannot load the model {choice.name!r}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _available(device: str) -> Any:
+    import torch
+
+    found = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "xpu": torch.xpu.is_available}
+    if device == "auto":
+        return torch.device(next((name for name, is_available in found.items() if is_available()), "cpu"))
+    chosen = torch.device(device)
+    if chosen.type != "cpu" and not found[chosen.type]():
+        raise ModelError(f"there is no {chosen.type} device here. Leave --device out, or give cpu")
+    number = torch.get_device_module(chosen).device_count() if chosen.index is not None else 0
+    if chosen.index is not None and chosen.index >= number:
+        raise ModelError(f"there is no device {device}: {chosen.type} has {number} here, counted from 0")
+    return chosen

@@ -1,0 +1,87 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The `coca-hf` command: a module a subcommand, and nothing in them that a program would want to import.
+
+Nothing here imports torch or transformers before a command has checked what it was given.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from ..captioning.errors import CaptioningError
+from . import console
+from .caption import caption
+from .classify import classify
+from .embed import embed
+
+
+# Releases of Typer differ in whether they use click or carry a copy of it.
+_ParseError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    help="CoCa: captions, embeddings and labels for images.",
+    epilog="'coca-hf COMMAND --help' shows the options of a command.",
+    add_completion=False,
+    # Plain help is half as long, which keeps a command's on one screen.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command()(caption)
+app.command()(embed)
+app.command()(classify)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"coca-hf {metadata.version('coca-hf')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
+    console.name_command(context.invoked_subcommand)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code.
+
+    0: all done. 1: some inputs failed, or the results could not be written. 2: a usage error. 130: interrupted.
+    """
+    console.prepare_streams()
+    try:
+        code = app(arguments, prog_name=console.PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except _ParseError as error:
+        console.complain(f"{error.format_message().rstrip('.')}. '{_command_path(error)} --help' shows what there is")
+        return 2
+    except console.UsageError as error:
+        console.complain(str(error))
+        return 2
+    except CaptioningError as error:
+        console.complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        console.complain("stopped")
+        return 130
+    except BrokenPipeError:
+        console.abandon_stdout()
+        return 1
+
+
+def _command_path(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if context else console.PROGRAM

@@ -1,0 +1,166 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What a command says on stderr, and the state of the three streams."""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from ..captioning.errors import CaptioningError
+from ..captioning.text import duration, printable
+
+
+PROGRAM = "coca-hf"
+
+_speaker = PROGRAM
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done, whatever the inputs hold. Exit code 2."""
+
+
+@contextmanager
+def as_usage_error() -> Iterator[None]:
+    """Problems that show before the work begins are the command line's."""
+    try:
+        yield
+    except CaptioningError as error:
+        raise UsageError(str(error)) from error
+
+
+def name_command(command: str) -> None:
+    """Messages are from `command` from now on."""
+    global _speaker
+    _speaker = f"{PROGRAM} {command}"
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    print(f"{_speaker}: {printable(message)}", file=sys.stderr, flush=True)
+
+
+def prepare_streams() -> None:
+    """Gives every stream a place to go, and a way to write every character."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Closed by the caller. A file that is opened later would get its number, and our output.
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def silence_libraries() -> None:
+    """A command says itself what its user needs to know; loading bars and advice to programmers are not that."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def abandon_stdout() -> None:
+    """Nobody reads it any more, as with `| head`; the interpreter would complain when it flushes what is left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Progress(AbstractContextManager, Protocol):
+    """How far a run has come, while it is entered."""
+
+    def begin(self, total: int) -> None:
+        """The model is there: the clock starts."""
+
+    def advance(self, number: int) -> None: ...
+
+    def aside(self) -> AbstractContextManager[None]:
+        """While entered, other things may be printed."""
+
+
+def progress(quiet: bool) -> Progress:
+    if quiet:
+        return _Silence()
+    return _Bar() if sys.stderr.isatty() else _Lines()
+
+
+class _Silence:
+    def __enter__(self) -> "_Silence":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def begin(self, total: int) -> None: ...
+
+    def advance(self, number: int) -> None: ...
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        yield
+
+
+class _Lines(_Silence):
+    """A line now and then, for logs."""
+
+    def __init__(self, interval_seconds: float = 15, clock: Callable[[], float] = time.monotonic):
+        self.interval_seconds = interval_seconds
+        self.clock = clock
+
+    def begin(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.started = self.last = self.clock()
+
+    def advance(self, number: int) -> None:
+        self.done += number
+        now = self.clock()
+        if now - self.last >= self.interval_seconds:
+            self.last = now
+            rate = self.done / (now - self.started)
+            left = duration(max(self.total - self.done, 0) / rate)
+            complain(f"{self.done:,} of {self.total:,}, {rate:.1f}/s, {left} left")
+
+
+class _Bar(_Silence):
+    """A bar at the bottom of a terminal, gone when the run is over."""
+
+    def __enter__(self) -> "_Bar":
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+            transient=True,
+            expand=True,
+            # What is printed is printed aside, and stdout stays stdout.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self.task = self.bar.add_task("loading the model", total=None, rate="")
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def begin(self, total: int) -> None:
+        self.bar.reset(self.task, total=total, description=_speaker, rate="")
+
+    def advance(self, number: int) -> None:
+        self.bar.advance(self.task, number)
+        speed = self.bar.tasks[self.task].finished_speed or self.bar.tasks[self.task].speed
+        self.bar.update(self.task, rate=f"{speed:.1f}/s" if speed else "")
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        self.bar.stop()
+        try:
+            yield
+        finally:
+            self.bar.start()
