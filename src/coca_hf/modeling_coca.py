@@ -70,13 +70,12 @@ class CoCaVisionModelOutput(BaseModelOutputWithPooling):
         The contrastive vector before its projection, or the projected one where it comes from
         `CoCaModel.get_image_features`; `(batch, tokens, output_size)` with `pool_type="none"`.
     image_tokens (`torch.FloatTensor` of shape `(batch, image tokens, output_size)`): What the decoder attends to.
-    pooler_attentions (`tuple[torch.FloatTensor]`, *optional*):
-        The poolers' attention weights, each of shape `(batch, heads, queries, 1 + patches)`; returned with
-        `output_pooler_attentions=True`.
+    cross_attentions (`tuple[torch.FloatTensor]`, *optional*):
+        The poolers' attention weights, each of shape `(batch, heads, queries, 1 + patches)`.
     """
 
     image_tokens: torch.FloatTensor | None = None
-    pooler_attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
@@ -598,7 +597,7 @@ class CoCaVisionModel(CoCaPreTrainedModel):
     _can_record_outputs = {
         "hidden_states": CoCaLayer,
         "attentions": CoCaAttention,
-        "pooler_attentions": OutputRecorder(CoCaCrossAttention, index=1),
+        "cross_attentions": OutputRecorder(CoCaCrossAttention, index=1),
     }
 
     def __init__(self, config: CoCaVisionConfig):
