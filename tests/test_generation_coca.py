@@ -239,6 +239,11 @@ def test_the_start_token_as_a_prompt_is_no_prompt(captioner, pixel_values):
     assert torch.equal(prompted, generate(captioner, pixel_values))
 
 
+def test_an_empty_prompt_is_no_prompt(captioner, pixel_values):
+    prompted = generate(captioner, pixel_values, input_ids=torch.empty(BATCH, 0, dtype=torch.long))
+    assert torch.equal(prompted, generate(captioner, pixel_values))
+
+
 def test_a_caption_is_continued_from_any_of_its_beginnings(captioner, pixel_values):
     whole = generate(captioner, pixel_values)
     continued = generate(captioner, pixel_values, input_ids=whole[:, :4], max_new_tokens=5, min_new_tokens=5)
@@ -282,9 +287,33 @@ def test_the_whole_context_can_be_filled(captioner, pixel_values):
     assert ids.shape == (BATCH, 20)
 
 
-def test_images_are_required_in_words(captioner):
-    with pytest.raises(ValueError, match="pixel_values"):
-        captioner.generate(max_new_tokens=3)
+REFUSED = {
+    "no images": ({"pixel_values": None}, "generate\\(\\) needs images: pass either pixel_values or"),
+    "a single image without its batch": (
+        {"pixel_values": torch.zeros(3, 16, 16)},
+        r"pixel_values has the shape \(3, 16, 16\), but must have \(batch, channels, height, width\)",
+    ),
+    "images of another size": ({"pixel_values": torch.zeros(1, 3, 20, 16)}, "20 x 16 pixels, .* made for 16 x 16"),
+    "more prompts than images": (
+        {"input_ids": torch.ones(4, 2, dtype=torch.long)},
+        "input_ids holds 4 prompts for 3 images",
+    ),
+    "a mask of another shape": (
+        {"input_ids": torch.ones(3, 2, dtype=torch.long), "attention_mask": torch.ones(3, 5)},
+        r"attention_mask has the shape \(3, 5\), but must have that of input_ids, \(3, 2\)",
+    ),
+    "a misspelt argument": ({"num_baems": 3}, "num_baems"),
+    "a cache with tokens but not their ids": (
+        {"past_key_values": DynamicCache([(torch.zeros(3, 4, 2, 4), torch.zeros(3, 4, 2, 4))])},
+        "past_key_values holds tokens: pass all ids so far",
+    ),
+}
+
+
+@pytest.mark.parametrize(("keywords", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_wrong_call_is_refused_in_words(captioner, pixel_values, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        captioner.generate(**{"pixel_values": pixel_values, "max_new_tokens": 3, **keywords})
 
 
 # --- the library's hooks ---
