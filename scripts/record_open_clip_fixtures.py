@@ -5,7 +5,7 @@
 Run it in an environment of its own: torch, open_clip_torch==3.3.0, and transformers==4.55.4 (the last line of releases
 that has the BeamSearchScorer which open_clip's generate() imports):
 
-    python scripts/record_open_clip_fixtures.py [--only models|full_size|generation] [--config NAME]
+    python scripts/record_open_clip_fixtures.py [--only models|full_size|generation|api] [--config NAME]
 
 Models and inputs come from tests/fixtures/open_clip/recipe.py; only outputs are stored, each file with the script,
 versions and seed that made it.
@@ -13,6 +13,8 @@ versions and seed that made it.
 
 import argparse
 import contextlib
+import dataclasses
+import inspect
 import json
 import platform
 import sys
@@ -23,11 +25,13 @@ from unittest import mock
 
 with contextlib.suppress(ImportError):
     import oracle_shim  # noqa: F401  lets open_clip import beside a torchvision that has no operators
+import numpy as np
 import open_clip
 import torch
 import transformers
-from open_clip.coca_model import CoCa
+from open_clip.coca_model import CoCa, MultimodalCfg
 from open_clip.loss import ClipLoss, CoCaLoss
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import save_file
 
 
@@ -214,9 +218,31 @@ def record_generation() -> None:
     print(f"generation: {len(ids)} calls, {len(sampled)} sampled, widths {lengths}")
 
 
+def plain(default: Any) -> Any:
+    """A default as JSON has it; "required" where there is none."""
+    if default in (inspect.Parameter.empty, dataclasses.MISSING):
+        return "required"
+    return float(default) if isinstance(default, np.floating) else default
+
+
+def record_api() -> None:
+    """Signatures of CoCa's public methods, and fields of its configuration objects, with their defaults."""
+    methods = ("__init__", "encode_image", "encode_text", "forward", "generate", "set_grad_checkpointing")
+    signatures = {
+        name: {p.name: plain(p.default) for p in inspect.signature(getattr(CoCa, name)).parameters.values()}
+        for name in methods
+    }
+    fields = {
+        kind.__name__: {field.name: plain(field.default) for field in dataclasses.fields(kind)}
+        for kind in (CLIPVisionCfg, CLIPTextCfg, MultimodalCfg)
+    }
+    recording = {"provenance": provenance(recipe.SEED), "signatures": signatures, "fields": fields}
+    (FIXTURES / "api.json").write_text(json.dumps(recording, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("models", "full_size", "generation"))
+    parser.add_argument("--only", choices=("models", "full_size", "generation", "api"))
     parser.add_argument("--config", help="one of the recipe's configurations instead of all")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -226,6 +252,8 @@ def main() -> None:
             record_model(name, config)
     if arguments.only in (None, "generation") and arguments.config is None:
         record_generation()
+    if arguments.only in (None, "api") and arguments.config is None:
+        record_api()
     if arguments.only in (None, "full_size") and arguments.config is None:
         record_full_size()
 

@@ -6,19 +6,18 @@
 """
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 
 from coca_hf.conversion.model_config import open_clip_config
 from coca_hf.conversion.weights import Entry, entries, from_open_clip, to_open_clip
 from coca_hf.modeling_coca import CoCaForCaptioning
 from fixtures.open_clip import recipe
+from fixtures.open_clip.recording import Recording
 
 
 FIXTURES = Path(recipe.__file__).parent
@@ -27,24 +26,6 @@ TOLERANCE = 1e-5
 # A vector needs a pooled text; an image and a text that were not pooled cannot be compared.
 UNPOOLED_IMAGE = {"pooler_none", "unpooled_none", "final_ln_after_pool_none"}
 UNPOOLED_TEXT = {"plain_text_none"}
-
-
-class Recording:
-    """What open_clip gave for one configuration."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        with safe_open(path, framework="pt") as file:
-            self.facts: dict[str, Any] = json.loads(file.metadata()["recording"])
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self.tensors[name]
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """The state dict that open_clip's model had."""
-        frozen = {name.removeprefix("frozen."): t for name, t in self.tensors.items() if name.startswith("frozen.")}
-        return recipe.state_dict(self.facts["shapes"]) | frozen
 
 
 @functools.cache

@@ -95,8 +95,8 @@ def fetch_first(repository: str, names: tuple[str, ...]) -> Path | None:
             ) from error
     if unreachable is not None:
         raise ConversionError(
-            f"The Hub cannot be reached and the cache holds no {' or '.join(names[:2])} of '{repository}'. Connect, or "
-            "give a local folder."
+            f"The Hub cannot be reached and the cache holds no {' or '.join(names[:2])} of '{repository}'. "
+            "Connect, or give a local folder."
         ) from unreachable
     return None
 

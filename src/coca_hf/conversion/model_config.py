@@ -225,18 +225,16 @@ def open_clip_config(model_cfg: Mapping[str, Any] | str) -> CoCaConfig:
 
 def read_model_cfg(model_cfg: Mapping[str, Any] | str) -> dict[str, Any]:
     """A model_cfg with every field of the top level set; a name is looked up among the presets."""
-    if isinstance(model_cfg, str):
-        if model_cfg not in PRESETS:
-            raise ConversionError(f"No model is called {model_cfg!r}; there are {', '.join(sorted(PRESETS))}.")
-        model_cfg = PRESETS[model_cfg]
-    if "model_cfg" in model_cfg:
-        model_cfg = model_cfg["model_cfg"]
-    refuse_unknown(model_cfg, _MODEL_DEFAULTS, "model_cfg")
+    if isinstance(model_cfg, str) and model_cfg not in PRESETS:
+        raise ConversionError(f"No model is called {model_cfg!r}; there are {', '.join(sorted(PRESETS))}.")
+    cfg: Mapping[str, Any] = PRESETS[model_cfg] if isinstance(model_cfg, str) else model_cfg
+    cfg = cfg.get("model_cfg", cfg)
+    refuse_unknown(cfg, _MODEL_DEFAULTS, "model_cfg")
     for name in ("embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg"):
-        if model_cfg.get(name) is None:
+        if cfg.get(name) is None:
             hint = " Without one it describes a CLIP model, not a CoCa model." if name == "multimodal_cfg" else ""
             raise ConversionError(f"model_cfg has no {name}.{hint}")
-    return {**_MODEL_DEFAULTS, **model_cfg}
+    return {**_MODEL_DEFAULTS, **cfg}
 
 
 def _part(kind: type, values: Any, where: str) -> Any:
@@ -258,8 +256,8 @@ def _is_of(value: Any, hint: Any) -> bool:
     if isinstance(hint, UnionType):
         return any(_is_of(value, option) for option in get_args(hint))
     kind = get_origin(hint) or hint
-    accepted = {tuple: (tuple, list), float: (float, int), dict: Mapping}.get(kind, kind)
-    return isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
+    accepted: dict[Any, tuple[type, ...]] = {tuple: (tuple, list), float: (float, int)}
+    return isinstance(value, accepted.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
 
 
 def config_of_parts(

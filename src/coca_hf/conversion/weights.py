@@ -8,6 +8,7 @@ that they are the transposes of ours. All else is a matter of names.
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -49,16 +50,19 @@ class Entry:
 
 def entries(config: CoCaConfig, has_decoder: bool = True) -> list[Entry]:
     """Every tensor of the model of `config`, for `CoCaForCaptioning`'s names; in open_clip's order of modules."""
+    vision: Any = config.vision_config
+    text: Any = config.text_config
+    decoder: Any = config.multimodal_config
     table = [
-        *_text(config.text_config),
-        *_vision(config.vision_config),
+        *_text(text),
+        *_vision(vision),
         Entry("visual.proj", ("model.visual_projection.weight",), transposed=True),
-        *_text_projection(config.text_config),
+        *_text_projection(text),
         Entry("logit_scale", ("model.logit_scale",)),
     ]
     if config.logit_bias_init_value is not None:
         table.append(Entry("logit_bias", ("model.logit_bias",)))
-    return [*table, *_decoder(config.multimodal_config)] if has_decoder else table
+    return [*table, *_decoder(decoder)] if has_decoder else table
 
 
 def _same(theirs: str, ours: str, *parameters: str) -> Iterator[Entry]:
