@@ -378,6 +378,7 @@ PLACE_WORDS = {
     "left of": ("on the left", "on the right"),
     "above": ("at the top", "at the bottom"),
 }
+LABEL_KINDS = ("shape", "colour", "colour and shape")
 LEADS = ("", "a picture of ", "an image of ", "this is a photo of ")
 BACKGROUND_NOUNS = ("background", "backdrop")
 
@@ -395,7 +396,7 @@ def caption(facts: Facts, rng: random.Random) -> str:
 
 
 def partial_caption(facts: Facts, rng: random.Random) -> str:
-    """Some of the facts, as a zero-shot label would give them: "red circles", "a star above a square"."""
+    """Some of the facts, as zero-shot labels give them: "red star", "two circles", "a star above a square"."""
     if facts.relation is not None and rng.random() < 0.5:
         first, second = (_part(group, rng) for group in facts.groups)
         text = f"{first} {_word(RELATION_WORDS[facts.relation], rng)} {second}"
@@ -403,9 +404,21 @@ def partial_caption(facts: Facts, rng: random.Random) -> str:
             text = f"{second} {_word(REVERSED_RELATION_WORDS[facts.relation], rng)} {first}"
     elif rng.random() < 0.1:
         text = f"a {_word(BACKGROUND_WORDS[facts.background], rng)} {_word(BACKGROUND_NOUNS, rng)}"
+    elif rng.random() < 0.5:
+        text = label(rng.choice(facts.groups), rng.choice(LABEL_KINDS))
     else:
         text = _part(rng.choice(facts.groups), rng)
-    return f"{_word(LEADS, rng)}{text}"
+    # Zero-shot templates end in a full stop, captions do not.
+    return f"{_word(LEADS, rng)}{text}{rng.choice(('', '', '.'))}"
+
+
+def label(group: Group, kind: str) -> str:
+    """A label that holds whatever the count: "star", "red shape" or "red star"."""
+    return {
+        "shape": group.shape,
+        "colour": f"{group.colour} shape",
+        "colour and shape": f"{group.colour} {group.shape}",
+    }[kind]
 
 
 def _word(words: tuple[str, ...], rng: random.Random) -> str:
@@ -427,8 +440,10 @@ def _subject(facts: Facts, rng: random.Random) -> str:
 
 
 def _phrase(group: Group, rng: random.Random) -> str:
-    size = _word(SIZE_WORDS[group.size], rng)
-    return f"{_word(COUNT_WORDS[group.count], rng)} {size} {group.colour} {_noun(group)}"
+    start = f"{_word(COUNT_WORDS[group.count], rng)} {_word(SIZE_WORDS[group.size], rng)}"
+    if rng.random() < 0.7:
+        return f"{start} {group.colour} {_noun(group)}"
+    return f"{start} {_noun(group)} in {group.colour}"
 
 
 def _part(group: Group, rng: random.Random) -> str:
@@ -476,12 +491,13 @@ def _parse_subject(text: str) -> tuple[tuple[Group, ...], str | None] | None:
 
 
 def _parse_group(text: str) -> Group | None:
-    match = _GROUP.fullmatch(text)
-    if match is None:
-        return None
-    count, size, colour, noun = match.groups()
-    group = Group(_COUNTS[count], _SIZES[size], colour, _NOUNS[noun])
-    return group if _noun(group) == noun else None
+    for pattern in _GROUPS:
+        match = pattern.fullmatch(text)
+        if match:
+            noun = match["noun"]
+            group = Group(_COUNTS[match["count"]], _SIZES[match["size"]], match["colour"], _NOUNS[noun])
+            return group if _noun(group) == noun else None
+    return None
 
 
 def _inverse(words: dict) -> dict:
@@ -494,7 +510,9 @@ def _any_of(words: Iterable[str]) -> str:
 
 _COUNTS, _SIZES, _BACKGROUNDS = _inverse(COUNT_WORDS), _inverse(SIZE_WORDS), _inverse(BACKGROUND_WORDS)
 _NOUNS = {_noun(Group(count, "", "", shape)): shape for shape in SHAPES for count in (1, 2)}
-_GROUP = re.compile(f"({_any_of(_COUNTS)}) ({_any_of(_SIZES)}) ({_any_of(COLOURS)}) ({_any_of(_NOUNS)})")
+_START = f"(?P<count>{_any_of(_COUNTS)}) (?P<size>{_any_of(_SIZES)})"
+_COLOUR, _NOUN = f"(?P<colour>{_any_of(COLOURS)})", f"(?P<noun>{_any_of(_NOUNS)})"
+_GROUPS = [re.compile(f"{_START} {_COLOUR} {_NOUN}"), re.compile(f"{_START} {_NOUN} in {_COLOUR}")]
 _GROUND = f"a (?P<ground>{_any_of(_BACKGROUNDS)}) (?:{_any_of(BACKGROUND_NOUNS)})"
 _FRAMES = [
     re.compile(f"(?:{_any_of(LEADS)})(?P<subject>.+) on {_GROUND}"),

@@ -1,0 +1,328 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Train the small model that ships inside the package, from nothing, on rendered scenes; measure it; write its card.
+
+Two CPU cores and an hour are enough, and the same seed gives the same training data, wordings and initial weights.
+"""
+
+import json
+import platform
+import random
+import string
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import transformers
+import typer
+from rich.console import Console
+from rich.progress import track
+from scene_metrics import SceneModel, caption_accuracy, retrieval_recall, zero_shot_accuracy
+from scenes import (
+    HELD_OUT_COMBINATIONS,
+    Facts,
+    caption,
+    make_scene,
+    partial_caption,
+    render,
+    scenes,
+)
+from torch.utils.data import Dataset
+from transformers import GenerationConfig, Trainer, TrainingArguments, set_seed
+
+from coca_hf import CoCaConfig, CoCaForCaptioning, CoCaProcessor, CoCaTokenizer
+from coca_hf.image_processing_coca import CoCaImageProcessor
+
+
+ROOT = Path(__file__).resolve().parents[1]
+CARD_TEMPLATE = ROOT / "model_cards" / "bundled.md"
+MAX_WEIGHTS_BYTES = 10_000_000
+REQUIRED = {
+    "captions": 0.95,
+    "captions_held_out": 0.85,
+    "text_to_image": 0.90,
+    "image_to_text": 0.90,
+    "zero_shot": 0.95,
+}
+
+SEED = 0
+IMAGE_SIZE = 80
+CONTEXT_LENGTH = 48
+# Small, because updates count for more than negatives here: 64 learns twice as fast per scene as 128.
+BATCH_SIZE = 64
+# Texts that name some facts only. They teach zero-shot labels and are no captions, so the decoder never learns them.
+PARTIAL_SHARE = 0.2
+# Captions with gaps: the decoder must look for a shape even where the colour before it has never gone with that shape.
+GAPPY_SHARE = 0.5
+GAP_RATE = 0.3
+GAP_WORD = "?"
+
+console = Console(stderr=True)
+
+
+def train_tokenizer() -> CoCaTokenizer:
+    """Byte-pair encoding learnt from captions: every word of the grammar becomes one token."""
+    rng = random.Random(SEED)
+    texts = (text for scene in scenes("train", 5000) for text in (caption(scene.facts, rng), partial_caption(scene.facts, rng)))
+    return CoCaTokenizer(model_max_length=CONTEXT_LENGTH).train_new_from_iterator(texts, vocab_size=1024)
+
+
+def build_processor() -> CoCaProcessor:
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    return CoCaProcessor(CoCaImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size), train_tokenizer())
+
+
+def build_config(tokenizer: CoCaTokenizer) -> CoCaConfig:
+    """About 2.4 million parameters, most of them in the vision tower, where the work is."""
+    return CoCaConfig(
+        vision_config={
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 3,
+            "image_size": IMAGE_SIZE,
+            "patch_size": 10,
+            "pooler_hidden_size": 128,
+            "num_pooler_queries": 33,
+            "num_pooler_attention_heads": 4,
+        },
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "max_position_embeddings": CONTEXT_LENGTH,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        },
+        multimodal_config={
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        },
+        projection_dim=128,
+    )
+
+
+# --- training data ----------------------------------------------------------------------------------------------------
+
+
+class SceneDataset(Dataset):
+    """Pictures as bytes, uint8 (scenes, side, side, 3), with the facts that captions are worded from."""
+
+    def __init__(self, pictures: np.ndarray, facts: Sequence[Facts]) -> None:
+        self.pictures = pictures
+        self.facts = facts
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"picture": self.pictures[index], "facts": self.facts[index]}
+
+
+def _render_range(path: str, start: int, stop: int) -> list[Facts]:
+    pictures = np.lib.format.open_memmap(path, mode="r+")
+    facts = []
+    for index in range(start, stop):
+        scene = make_scene("train", index)
+        pictures[index] = np.asarray(render(scene, IMAGE_SIZE))
+        facts.append(scene.facts)
+    return facts
+
+
+def render_training_set(folder: Path, count: int, workers: int) -> SceneDataset:
+    """Renders each scene once, to a file: drawing anew in every epoch would cost a fifth of the training time."""
+    path, chunk = folder / "pictures.npy", 1000
+    shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
+    starts = range(0, count, chunk)
+    facts: list[Facts] = []
+    with ProcessPoolExecutor(workers) as pool:
+        jobs = [pool.submit(_render_range, str(path), start, min(start + chunk, count)) for start in starts]
+        for job in track(jobs, "Rendering", console=console):
+            facts += job.result()
+    return SceneDataset(np.load(path, mmap_mode="r"), facts)
+
+
+@dataclass
+class Collator:
+    """Pictures and facts -> the model's inputs, with new words for the facts each time."""
+
+    processor: CoCaProcessor
+    rng: random.Random
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        is_partial = torch.tensor([self.rng.random() < PARTIAL_SHARE for _ in examples])
+        texts = [
+            (partial_caption if partial else caption)(example["facts"], self.rng)
+            for partial, example in zip(is_partial.tolist(), examples, strict=True)
+        ]
+        inputs = self.processor.tokenizer(texts, padding=True, return_tensors="pt")
+        ignored = (inputs["attention_mask"] == 0) | is_partial[:, None]
+        is_gappy = torch.tensor([not partial and self.rng.random() < GAPPY_SHARE for partial in is_partial.tolist()])
+        return {
+            "pixel_values": self.pixel_values(np.stack([example["picture"] for example in examples])),
+            "input_ids": self.with_gaps(inputs["input_ids"], is_gappy),
+            "attention_mask": inputs["attention_mask"],
+            "labels": inputs["input_ids"].masked_fill(ignored, -100),
+        }
+
+    def with_gaps(self, input_ids: torch.Tensor, is_gappy: torch.Tensor) -> torch.Tensor:
+        """(batch, text), bool (batch,) -> ids in which some words of some rows are a question mark."""
+        tokenizer = self.processor.tokenizer
+        frame = torch.tensor([tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id])
+        drawn = torch.tensor([[self.rng.random() < GAP_RATE for _ in row] for row in input_ids])
+        (gap_id,) = tokenizer.encode(GAP_WORD, add_special_tokens=False)
+        return input_ids.masked_fill(drawn & is_gappy[:, None] & ~torch.isin(input_ids, frame), gap_id)
+
+    def pixel_values(self, pictures: np.ndarray) -> torch.Tensor:
+        """What the processor makes of pictures that have the right size already, a batch at a time."""
+        image_processor = self.processor.image_processor
+        mean, std = torch.tensor(image_processor.image_mean), torch.tensor(image_processor.image_std)
+        return ((torch.from_numpy(pictures) / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def train(dataset: SceneDataset, steps: int, folder: Path) -> tuple[CoCaForCaptioning, CoCaProcessor]:
+    processor = build_processor()
+    # PyTorch's fused attention has a backward pass on CPUs that takes longer than the rest of the step.
+    model = CoCaForCaptioning._from_config(build_config(processor.tokenizer), attn_implementation="eager")
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=BATCH_SIZE,
+        learning_rate=1e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=500,
+        weight_decay=0.05,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        use_cpu=True,
+        bf16=True,
+        seed=SEED,
+        dataloader_drop_last=True,
+        remove_unused_columns=False,
+        save_steps=1000,  # to look at the model while it learns
+        save_total_limit=1,
+        logging_steps=50,
+        report_to="none",
+    )
+    collator = Collator(processor, random.Random(SEED))
+    Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=collator).train()
+    return model, processor
+
+
+def save(model: CoCaForCaptioning, processor: CoCaProcessor, output: Path) -> None:
+    text_config = model.config.text_config
+    model.generation_config = GenerationConfig(
+        max_length=CONTEXT_LENGTH,
+        num_beams=1,
+        bos_token_id=text_config.bos_token_id,
+        eos_token_id=text_config.eos_token_id,
+        pad_token_id=text_config.pad_token_id,
+    )
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """The figures of the model card: shares from 0 to 1 by name."""
+    model = SceneModel.load(str(folder))
+    console.print("Measuring on 1,000 unseen scenes and 1,000 with held-out combinations ...")
+    zero_shot = zero_shot_accuracy(model, 1000)
+    figures = {
+        "captions": caption_accuracy(model, "test", 1000),
+        "captions_held_out": caption_accuracy(model, "held_out", 1000),
+        **retrieval_recall(model, num_sets=10),
+        **{f"zero_shot_{kind.replace(' ', '_')}": accuracy for kind, accuracy in zero_shot.items()},
+        "zero_shot": sum(zero_shot.values()) / len(zero_shot),
+    }
+    for name, value in figures.items():
+        console.print(f"{name:28} {100 * value:5.1f} %" + (f"  (at least {100 * REQUIRED[name]:.0f})" if name in REQUIRED else ""))
+    return figures
+
+
+def write_card(folder: Path, figures: dict[str, float], training: dict[str, Any]) -> None:
+    weights = folder / "model.safetensors"
+    held_out = ", ".join(sorted(f"{colour} {shape}" for colour, shape in HELD_OUT_COMBINATIONS))
+    fields = {
+        **{name: f"{100 * value:.1f}" for name, value in figures.items()},
+        **training,
+        "image_size": IMAGE_SIZE,
+        "context_length": CONTEXT_LENGTH,
+        "weights_megabytes": f"{weights.stat().st_size / 1e6:.1f}",
+        "held_out": held_out,
+    }
+    template = string.Template(CARD_TEMPLATE.read_text(encoding="utf-8"))
+    (folder / "README.md").write_text(template.substitute(fields), encoding="utf-8")
+
+
+def training_record(model: CoCaForCaptioning, steps: int, num_scenes: int, seconds: float) -> dict[str, Any]:
+    return {
+        "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
+        "steps": f"{steps:,}",
+        "batch_size": BATCH_SIZE,
+        "train_scenes": f"{num_scenes:,}",
+        "seed": SEED,
+        "minutes": f"{seconds / 60:.0f}",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "coca_hf": version("coca-hf"),
+        "python": platform.python_version(),
+    }
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="Folder for the model.")] = ROOT / "src/coca_hf/assets/bundled",
+    work: Annotated[Path | None, typer.Option(help="Folder for pictures and checkpoints; by default removed.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help=f"Training steps of {BATCH_SIZE} scenes.")] = 15_000,
+    train_scenes: Annotated[int, typer.Option(min=BATCH_SIZE, help="Scenes to render for training.")] = 200_000,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    evaluate_only: Annotated[
+        bool, typer.Option("--evaluate-only", help="Save the model in --output anew with the present code; measure it.")
+    ] = False,
+) -> None:
+    """Train the bundled model on rendered scenes, measure it and write its model card."""
+    torch.set_num_threads(threads)
+    record = output / "training.json"
+    if not evaluate_only:
+        set_seed(SEED)
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = work or Path(scratch)
+            folder.mkdir(parents=True, exist_ok=True)
+            dataset = render_training_set(folder, train_scenes, workers=threads)
+            model, processor = train(dataset, steps, folder)
+        save(model, processor, output)
+        training = training_record(model, steps, train_scenes, time.monotonic() - started)
+        record.write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+    else:
+        save(CoCaForCaptioning.from_pretrained(output), CoCaProcessor.from_pretrained(output), output)
+    figures = measure(output)
+    write_card(output, figures, json.loads(record.read_text(encoding="utf-8")))
+    size = (output / "model.safetensors").stat().st_size
+    missed = [name for name, least in REQUIRED.items() if figures[name] < least]
+    if missed or size > MAX_WEIGHTS_BYTES:
+        console.print(f"Not good enough to ship: {', '.join(missed) or f'{size} bytes of weights'}")
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
