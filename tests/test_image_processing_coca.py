@@ -1,0 +1,350 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The image processor against open_clip's recorded pixels, on every input it takes, and in transformers' own tests."""
+
+import base64
+import http.server
+import json
+import subprocess
+import sys
+import threading
+import tracemalloc
+import unittest
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
+from transformers_tests.test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
+
+from coca_hf.image_processing_coca import CoCaImageProcessor, center_crop, resized_size
+
+
+FIXTURES = Path(__file__).parent / "fixtures" / "processing"
+IMAGES = FIXTURES / "images"
+CASES = json.loads((FIXTURES / "preprocessing.json").read_text(encoding="utf-8"))["cases"]
+RESAMPLING = {"bicubic": PILImageResampling.BICUBIC, "bilinear": PILImageResampling.BILINEAR}
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, np.ndarray]:
+    return dict(np.load(FIXTURES / "preprocessing.npz"))
+
+
+def processor_like(
+    size: int | list[int],
+    interpolation: str = "bicubic",
+    resize_mode: str = "shortest",
+    fill_color: int = 0,
+    mean: tuple[float, ...] = OPENAI_CLIP_MEAN,
+    std: tuple[float, ...] = OPENAI_CLIP_STD,
+) -> CoCaImageProcessor:
+    """The processor for an open_clip `preprocess_cfg`."""
+    height, width = np.broadcast_to(size, 2).tolist()
+    return CoCaImageProcessor(
+        size={"height": height, "width": width},
+        crop_size={"height": height, "width": width},
+        resample=RESAMPLING[interpolation],
+        resize_mode=resize_mode,
+        fill_color=fill_color,
+        image_mean=mean,
+        image_std=std,
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["key"] for case in CASES])
+def test_pixels_equal_open_clips(case, recorded):
+    processor = processor_like(**case["preprocess_cfg"])
+    pixels = processor(Image.open(IMAGES / case["image"]), return_tensors="np").pixel_values[0]
+    np.testing.assert_allclose(pixels, recorded[case["key"]], rtol=0, atol=1e-5)
+    assert pixels.dtype == np.float32
+
+
+def test_defaults_are_clips():
+    processor = CoCaImageProcessor()
+    photo = Image.open(IMAGES / "rgb.png")
+    assert processor(photo, return_tensors="pt").pixel_values.shape == (1, 3, 224, 224)
+    assert (list(processor.image_mean), list(processor.image_std)) == (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+    assert dict(processor.size) == {"shortest_edge": 224}
+
+
+def test_height_and_width_of_a_square_mean_the_same_as_its_shortest_edge():
+    photo = Image.open(IMAGES / "rgb.png")
+    crop_size = {"height": 20, "width": 20}
+    by_edge = CoCaImageProcessor(size={"shortest_edge": 20}, crop_size=crop_size)(photo)
+    by_sides = CoCaImageProcessor(size=crop_size, crop_size=crop_size)(photo)
+    np.testing.assert_array_equal(by_edge.pixel_values[0], by_sides.pixel_values[0])
+
+
+@pytest.fixture(scope="module")
+def small() -> CoCaImageProcessor:
+    return processor_like(16)
+
+
+def pixels_of(processor: CoCaImageProcessor, image, **kwargs) -> np.ndarray:
+    return processor(image, return_tensors="np", **kwargs).pixel_values[0]
+
+
+RGB = np.asarray(Image.open(IMAGES / "rgb.png"))
+AS_INPUT = {
+    "numpy, channels last": RGB,
+    "numpy, channels first": RGB.transpose(2, 0, 1),
+    "torch, channels first": torch.from_numpy(RGB.transpose(2, 0, 1).copy()),
+    "torch, floats up to 1": torch.from_numpy(RGB.transpose(2, 0, 1) / 255).float(),
+    "torch, bfloat16 up to 255": torch.from_numpy(RGB.transpose(2, 0, 1).copy()).to(torch.bfloat16),
+    "numpy, floats up to 255": RGB.astype(np.float64),
+    "path": str(IMAGES / "rgb.png"),
+    "path object": IMAGES / "rgb.png",
+    "base64": base64.b64encode((IMAGES / "rgb.png").read_bytes()).decode(),
+    "data URL": f"data:image/png;base64,{base64.b64encode((IMAGES / 'rgb.png').read_bytes()).decode()}",
+}
+
+
+@pytest.mark.parametrize("name", AS_INPUT)
+def test_the_same_picture_gives_the_same_pixels_however_it_is_given(small, name):
+    expected = pixels_of(small, Image.open(IMAGES / "rgb.png"))
+    np.testing.assert_array_equal(pixels_of(small, AS_INPUT[name]), expected)
+
+
+def test_all_of_them_in_one_batch(small):
+    batch = small(list(AS_INPUT.values()), return_tensors="pt").pixel_values
+    assert batch.shape == (len(AS_INPUT), 3, 16, 16)
+    assert torch.equal(batch, batch[:1].expand_as(batch))
+
+
+@pytest.mark.parametrize("path", sorted(IMAGES.iterdir()), ids=lambda path: path.name)
+def test_a_file_gives_the_pixels_of_the_opened_image_turned_upright(small, path):
+    upright = ImageOps.exif_transpose(Image.open(path))
+    np.testing.assert_array_equal(pixels_of(small, path), pixels_of(small, upright))
+
+
+def test_the_orientation_tag_of_a_file_is_honoured(small):
+    path = IMAGES / "rotated.jpg"
+    assert not np.array_equal(pixels_of(small, path), pixels_of(small, Image.open(path)))
+
+
+@pytest.fixture
+def server(monkeypatch):
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(IMAGES))
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *args: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def test_a_url_gives_the_pixels_of_its_file(small, server):
+    np.testing.assert_array_equal(pixels_of(small, f"{server}/rgba.png"), pixels_of(small, IMAGES / "rgba.png"))
+
+
+def test_a_missing_url_is_an_error_that_says_so(small, server):
+    with pytest.raises(OSError, match="404"):
+        small(f"{server}/nothing.png")
+
+
+@pytest.mark.parametrize("name", ["gray16.png", "gray16.tif"])
+def test_sixteen_bits_as_an_array_equal_the_file(small, name):
+    levels = np.asarray(Image.open(IMAGES / name))
+    np.testing.assert_array_equal(pixels_of(small, levels), pixels_of(small, IMAGES / name))
+
+
+def test_sixteen_bits_in_a_32_bit_image_are_scaled_and_eight_bits_are_not(small):
+    levels = np.asarray(Image.open(IMAGES / "gray16.png"))
+    wide = Image.fromarray(levels.astype(np.int32))
+    np.testing.assert_array_equal(pixels_of(small, wide), pixels_of(small, IMAGES / "gray16.png"))
+    narrow = Image.fromarray((levels // 256).astype(np.int32))
+    np.testing.assert_array_equal(pixels_of(small, narrow), pixels_of(small, (levels // 256).astype(np.uint8)))
+
+
+def test_a_big_endian_sixteen_bit_image_is_scaled(small):
+    levels = np.asarray(Image.open(IMAGES / "gray16.png"))
+    image = Image.frombytes("I;16B", levels.shape[::-1], levels.astype(">u2").tobytes())
+    np.testing.assert_array_equal(pixels_of(small, image), pixels_of(small, IMAGES / "gray16.png"))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_arrays_of_other_channel_counts_equal_the_images_pillow_makes_of_them(small, channels):
+    array = np.random.default_rng(0).integers(0, 256, (21, 34, channels), dtype=np.uint8)
+    image = Image.fromarray(array.squeeze(-1) if channels == 1 else array)
+    np.testing.assert_array_equal(pixels_of(small, array), pixels_of(small, image))
+
+
+def test_an_array_without_channels_is_gray(small):
+    gray = np.random.default_rng(0).integers(0, 256, (21, 34), dtype=np.uint8)
+    np.testing.assert_array_equal(pixels_of(small, gray), pixels_of(small, Image.fromarray(gray)))
+
+
+def test_the_first_frame_of_an_animation_is_taken(small, tmp_path):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(pixels_of(small, tmp_path / "two.gif"), pixels_of(small, frames[0]), atol=1e-5)
+
+
+def test_a_batch_as_one_array_is_a_batch(small):
+    batch = small(torch.randint(0, 256, (5, 3, 20, 30), dtype=torch.uint8), return_tensors="pt").pixel_values
+    assert batch.shape == (5, 3, 16, 16)
+
+
+def test_floats_up_to_one_are_not_rescaled_twice(small):
+    floats = torch.from_numpy(RGB.transpose(2, 0, 1) / 255).float()
+    expected = pixels_of(small, RGB)
+    np.testing.assert_array_equal(pixels_of(small, floats, do_rescale=False), expected)
+    np.testing.assert_array_equal(pixels_of(small, floats, do_rescale=True), expected)
+
+
+def test_each_step_can_be_left_out(small):
+    raw = pixels_of(small, RGB, do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
+    np.testing.assert_array_equal(raw, RGB.transpose(2, 0, 1).astype(np.float32))
+
+
+def test_channels_can_come_last(small):
+    last = pixels_of(small, RGB, data_format="channels_last")
+    np.testing.assert_array_equal(last.transpose(2, 0, 1), pixels_of(small, RGB))
+
+
+def test_a_crop_larger_than_the_image_is_filled_with_the_fill_color():
+    image = Image.new("RGB", (2, 2), "white")
+    cropped = np.asarray(center_crop(image, (3, 5), [1, 2, 3]))
+    assert cropped[0, 1].tolist() == [255, 255, 255]
+    assert cropped[2, 4].tolist() == [1, 2, 3]
+
+
+def test_a_fill_color_by_channel_serves_images_of_other_modes():
+    cropped = center_crop(Image.new("L", (2, 2), 255), (2, 4), [1, 2, 3])
+    assert np.asarray(cropped)[0].tolist() == [[1, 2, 3], [255] * 3, [255] * 3, [1, 2, 3]]
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1)])
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+def test_extreme_shapes_come_out_at_the_right_size(shape, resize_mode):
+    processor = processor_like(16, resize_mode=resize_mode)
+    assert pixels_of(processor, np.zeros(shape, np.uint8)).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 0, 2)], ids=["wide", "tall"])
+@pytest.mark.parametrize("length", [3000, 3001])
+def test_making_only_the_visible_part_of_an_enormous_image_gives_the_same_pixels(monkeypatch, axes, length):
+    strip = np.random.default_rng(0).integers(0, 256, (3, length, 3), dtype=np.uint8).transpose(axes)
+    processor = processor_like(32)
+    whole = pixels_of(processor, strip)
+    monkeypatch.setattr("coca_hf.image_processing_coca.MAX_RESIZED_PIXELS", 1000)
+    one_level = 1 / 255 / min(OPENAI_CLIP_STD)
+    np.testing.assert_allclose(pixels_of(processor, strip), whole, rtol=0, atol=1.01 * one_level)
+
+
+def test_memory_for_an_extreme_shape_is_bounded():
+    strip = Image.new("RGB", (200_000, 1))
+    tracemalloc.start()
+    pixels = CoCaImageProcessor()(strip, return_tensors="np").pixel_values
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert pixels.shape == (1, 3, 224, 224)
+    assert peak < 2**27
+
+
+@pytest.mark.parametrize(
+    ("image_size", "target", "resize_mode", "expected"),
+    [
+        ((100, 100), (224, 224), "shortest", (224, 224)),
+        ((299, 200), (224, 224), "shortest", (334, 224)),  # 334.88, cut
+        ((200, 299), (224, 224), "shortest", (224, 334)),
+        ((100, 201), (20, 10), "shortest", (20, 40)),  # 40.2, rounded
+        ((100, 203), (20, 10), "shortest", (20, 41)),
+        ((100, 201), (20, 10), "longest", (5, 10)),
+        ((1, 100), (20, 20), "longest", (1, 20)),
+        ((7, 9), (20, 10), "squash", (20, 10)),
+    ],
+)
+def test_sizes_are_rounded_as_open_clip_rounds_them(image_size, target, resize_mode, expected):
+    assert resized_size(image_size, target, resize_mode) == expected
+
+
+@pytest.mark.parametrize("length", [19, 20, 21, 22, 23])
+def test_the_crop_offset_is_rounded_half_to_even(length):
+    ramp = Image.fromarray(np.arange(length, dtype=np.uint8)[None])
+    assert np.asarray(center_crop(ramp, (1, 16), 0))[0, 0] == round((length - 16) / 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"resize_mode": "widest"}, "resize_mode='widest' is not one of 'shortest', 'longest', 'squash'"),
+        ({"resize_mode": "squash"}, "does not go with resize_mode='squash', which needs {'height': h, 'width': w}"),
+        ({"size": {"longest_edge": 20}}, "does not go with resize_mode='shortest'"),
+    ],
+)
+def test_a_size_that_does_not_say_what_its_mode_needs_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CoCaImageProcessor(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        ("no/such/file.png", ValueError, "No image at 'no/such/file.png'"),
+        (None, TypeError, "An image of type NoneType is not supported"),
+        ([3], TypeError, "An image of type int is not supported"),
+        (np.full((4, 4, 3), -1.5), ValueError, "lie between -1.5 and -1.5"),
+        (np.full((4, 4, 3), np.nan), ValueError, "lie between nan and nan"),
+        (np.full((4, 4, 3), 70000), ValueError, "lie between 70000 and 70000"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_its_reason(small, image, error, message):
+    with pytest.raises(error, match=message):
+        small(image)
+
+
+def test_a_truncated_file_is_an_error(small, tmp_path):
+    (tmp_path / "cut.png").write_bytes((IMAGES / "rgb.png").read_bytes()[:1500])
+    with pytest.raises(OSError, match="truncated"):
+        small(tmp_path / "cut.png")
+
+
+def test_a_saved_processor_comes_back_the_same(tmp_path):
+    processor = processor_like([12, 21], "bilinear", "longest", 7, (0.5, 0.5, 0.5), (0.5, 0.4, 0.3))
+    processor.save_pretrained(tmp_path)
+    loaded = CoCaImageProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    np.testing.assert_array_equal(pixels_of(loaded, RGB), pixels_of(processor, RGB))
+
+
+def test_a_clip_configuration_reads_as_it_means():
+    clips = {"crop_size": 30, "size": 30, "do_center_crop": True, "resample": 3, "feature_extractor_type": "CLIP"}
+    processor = CoCaImageProcessor.from_dict(clips)
+    assert dict(processor.size) == {"shortest_edge": 30}
+    assert dict(processor.crop_size) == {"height": 30, "width": 30}
+
+
+def test_it_works_without_torchvision():
+    code = (
+        "import sys; sys.modules['torchvision'] = None\n"
+        "from PIL import Image; from coca_hf.image_processing_coca import CoCaImageProcessor\n"
+        "print(CoCaImageProcessor()(Image.new('RGB', (30, 20)), return_tensors='pt').pixel_values.shape)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "torch.Size([1, 3, 224, 224])"
+
+
+class CoCaImageProcessingTester(ImageProcessingTester):
+    def __init__(self, parent, **kwargs):
+        kwargs.setdefault("size", {"shortest_edge": 20})
+        kwargs.setdefault("crop_size", {"height": 18, "width": 18})
+        kwargs.setdefault("resize_mode", "shortest")
+        super().__init__(parent, **kwargs)
+
+    def _get_image_processing_classes(self):
+        return {"pil": CoCaImageProcessor}
+
+
+class CoCaImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):
+    image_processor_tester_class = CoCaImageProcessingTester
+    test_cast_dtype = True
+
+    @unittest.skip("There is one backend, Pillow: torchvision's resizing differs from open_clip's pixels")
+    def test_new_models_require_torchvision_backend(self):
+        pass
