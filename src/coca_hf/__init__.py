@@ -1,1 +1,82 @@
-"""CoCa (Contrastive Captioner) as a first-class Hugging Face transformers model."""
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""CoCa (Contrastive Captioner) as a first-class Hugging Face transformers model.
+
+Importing this package makes transformers' Auto classes know CoCa. It loads neither torch nor transformers until a
+name is used that needs them.
+"""
+
+import importlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .registration import register_when_possible
+
+
+if TYPE_CHECKING:
+    from .configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
+    from .image_processing_coca import CoCaImageProcessor
+    from .modeling_coca import CoCaForCaptioning, CoCaModel
+    from .pipeline_coca import ImageToTextPipeline
+    from .pipelines import pipeline
+    from .processing_coca import CoCaProcessor
+    from .tokenization_coca import CoCaTokenizer
+
+
+__version__ = version("coca-hf")
+
+_MODULES = {
+    "CoCaConfig": "configuration_coca",
+    "CoCaForCaptioning": "modeling_coca",
+    "CoCaImageProcessor": "image_processing_coca",
+    "CoCaModel": "modeling_coca",
+    "CoCaMultimodalConfig": "configuration_coca",
+    "CoCaProcessor": "processing_coca",
+    "CoCaTextConfig": "configuration_coca",
+    "CoCaTokenizer": "tokenization_coca",
+    "CoCaVisionConfig": "configuration_coca",
+    "ImageToTextPipeline": "pipeline_coca",
+    "pipeline": "pipelines",
+}
+
+__all__ = [
+    "CoCaConfig",
+    "CoCaForCaptioning",
+    "CoCaImageProcessor",
+    "CoCaModel",
+    "CoCaMultimodalConfig",
+    "CoCaProcessor",
+    "CoCaTextConfig",
+    "CoCaTokenizer",
+    "CoCaVisionConfig",
+    "ImageToTextPipeline",
+    "bundled_model",
+    "example_images",
+    "pipeline",
+]
+
+
+def bundled_model() -> Path:
+    """Folder of the small model that ships inside the package: what `from_pretrained` and `pipeline` take."""
+    return Path(__file__).parent / "assets" / "bundled"
+
+
+def example_images() -> list[Path]:
+    """Example images that ship inside the package, for the bundled model."""
+    return sorted(path for path in (Path(__file__).parent / "assets" / "examples").iterdir() if path.suffix != ".txt")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_when_possible()

@@ -1,8 +1,21 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""CoCa model configuration."""
+"""CoCa model configuration.
+
+A checkpoint travels with all of the model's files. transformers copies those that a class's own file imports, which it
+finds by lines like the following, so every file names this one and this one names all the others: whichever class is
+saved or loaded, the folder is complete, and is so again when it is saved from code that came out of a folder.
+
+    from .generation_coca import CoCaGenerationMixin
+    from .image_processing_coca import CoCaImageProcessor
+    from .modeling_coca import CoCaForCaptioning, CoCaModel
+    from .pipeline_coca import ImageToTextPipeline
+    from .processing_coca import CoCaProcessor
+    from .tokenization_coca import CoCaTokenizer
+"""
 
 import math
+import os
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -357,6 +370,7 @@ class CoCaConfig(PreTrainedConfig):
     ```"""
 
     model_type = "coca"
+    _auto_class = "AutoConfig"
     sub_configs = {
         "vision_config": CoCaVisionConfig,
         "text_config": CoCaTextConfig,
@@ -384,6 +398,20 @@ class CoCaConfig(PreTrainedConfig):
         if self.multimodal_config.cross_attention_hidden_size is None:
             self.multimodal_config.cross_attention_hidden_size = self.vision_config.output_size
         super().__post_init__(**kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Saves the configuration with the model's Python files, and says which Auto class and pipeline is in which."""
+        self.auto_map = {
+            "AutoConfig": "configuration_coca.CoCaConfig",
+            "AutoModel": "modeling_coca.CoCaModel",
+            "AutoModelForZeroShotImageClassification": "modeling_coca.CoCaModel",
+        }
+        if self.multimodal_config.num_hidden_layers:
+            self.auto_map["AutoModelForImageTextToText"] = "modeling_coca.CoCaForCaptioning"
+            self.custom_pipelines = {
+                "image-to-text": {"impl": "pipeline_coca.ImageToTextPipeline", "pt": ["AutoModelForImageTextToText"]}
+            }
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def validate_architecture(self) -> None:
         """Refuses towers that do not fit each other; called when a config is made."""

@@ -1,0 +1,136 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Importing the package is enough for transformers' Auto classes, whatever is imported first, and costs little."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+
+import coca_hf
+from tiny_folder import save_tiny_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_folder(tmp_path_factory.mktemp("auto") / "tiny")
+
+
+def run(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "expected"),
+    [
+        ("AutoConfig", "CoCaConfig"),
+        ("AutoModel", "CoCaModel"),
+        ("AutoModelForZeroShotImageClassification", "CoCaModel"),
+        ("AutoModelForImageTextToText", "CoCaForCaptioning"),
+        ("AutoProcessor", "CoCaProcessor"),
+        ("AutoTokenizer", "CoCaTokenizer"),
+        ("AutoImageProcessor", "CoCaImageProcessor"),
+    ],
+)
+def test_each_auto_class_loads_the_packages_own_class(folder, auto_class, expected):
+    loaded = getattr(transformers, auto_class).from_pretrained(folder)
+    assert type(loaded) is getattr(coca_hf, expected)
+
+
+@pytest.mark.parametrize("auto_class", ["AutoModel", "AutoModelForImageTextToText"])
+def test_models_are_made_from_a_configuration(folder, auto_class):
+    config = transformers.AutoConfig.from_pretrained(folder)
+    assert getattr(transformers, auto_class).from_config(config).config is config
+
+
+@pytest.mark.parametrize("part", ["vision", "text", "multimodal"])
+def test_the_configurations_of_the_parts_are_known_by_their_model_type(part):
+    config = transformers.AutoConfig.for_model(f"coca_{part}_model")
+    assert type(config) is getattr(coca_hf, f"CoCa{part.capitalize()}Config")
+
+
+def test_the_towers_alone_load_from_the_captioners_folder(folder):
+    towers = coca_hf.CoCaModel.from_pretrained(folder)
+    captioner = coca_hf.CoCaForCaptioning.from_pretrained(folder)
+    torch.testing.assert_close(towers.state_dict(), captioner.model.state_dict(), rtol=0, atol=0)
+
+
+def test_importing_the_package_loads_neither_torch_nor_transformers():
+    loaded = run(
+        "import sys, coca_hf; print([m for m in ('torch', 'transformers', 'numpy', 'PIL') if m in sys.modules])"
+    )
+    assert loaded == "[]"
+
+
+IMPORTS = {
+    "package first": "import coca_hf; from transformers import AutoModel",
+    "transformers first": "from transformers import AutoModel; import coca_hf",
+    "untouched transformers first": "import transformers, coca_hf; from transformers import AutoModel",
+    "a module of the package first": "import coca_hf.modeling_coca; from transformers import AutoModel",
+    "a class of the package first": "from coca_hf import CoCaProcessor; from transformers import AutoModel",
+    "transformers' pipelines first": "import coca_hf; from transformers import pipeline, AutoModel",
+    "a part of transformers first": (
+        "import coca_hf; import transformers.generation.utils; from transformers import AutoModel"
+    ),
+    "the package twice": "import coca_hf, importlib; from transformers import AutoModel; importlib.reload(coca_hf)",
+    "in a thread": (
+        "import coca_hf, threading\n"
+        "thread = threading.Thread(target=__import__, args=['transformers.models.auto.modeling_auto'])\n"
+        "thread.start(); thread.join(); from transformers import AutoModel"
+    ),
+}
+
+
+@pytest.mark.parametrize("order", IMPORTS)
+def test_the_order_of_imports_does_not_matter(order, folder):
+    made = run(f"{IMPORTS[order]}; print(type(AutoModel.from_pretrained({str(folder)!r})))")
+    assert made == "<class 'coca_hf.modeling_coca.CoCaModel'>"
+
+
+def test_nothing_is_left_among_the_import_finders():
+    left = run(
+        "import coca_hf, sys; from transformers import AutoModel\n"
+        "print([finder for finder in sys.meta_path if 'coca_hf' in type(finder).__module__], end=' ')\n"
+        "print('exec_module' in vars(sys.modules['transformers'].__loader__))"
+    )
+    assert left == "[] False"
+
+
+def test_a_failing_import_of_transformers_fails_as_it_would_alone():
+    code = (
+        "import coca_hf, sys; sys.modules['tokenizers'] = None\n"
+        "try:\n    from transformers.tokenization_utils_tokenizers import TokenizersBackend\n"
+        "except ImportError as error:\n    print(error.name)"
+    )
+    assert run(code).startswith("tokenizers")
+
+
+def test_the_packages_names_are_what_its_page_lists():
+    names = json.loads(run("import coca_hf, json; print(json.dumps(coca_hf.__all__))"))
+    assert set(names) == {
+        "CoCaConfig",
+        "CoCaVisionConfig",
+        "CoCaTextConfig",
+        "CoCaMultimodalConfig",
+        "CoCaModel",
+        "CoCaForCaptioning",
+        "CoCaImageProcessor",
+        "CoCaProcessor",
+        "CoCaTokenizer",
+        "ImageToTextPipeline",
+        "pipeline",
+        "bundled_model",
+        "example_images",
+    }
+    assert all(hasattr(coca_hf, name) for name in names)
+    assert set(names) <= set(dir(coca_hf))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'CoCaForNothing'"):
+        _ = coca_hf.CoCaForNothing

@@ -1,0 +1,187 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""A saved folder is complete: it loads and works where this package is not installed, and so does its own copy."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import coca_hf
+from coca_hf import CoCaForCaptioning, CoCaModel, CoCaProcessor
+from coca_hf.configuration_coca import CoCaConfig
+from tiny_folder import save_tiny_folder, tiny_processor
+
+
+PACKAGE = Path(coca_hf.__file__).parent
+IMAGE = Path(__file__).parent / "fixtures" / "processing" / "images" / "rgba.png"
+PROMPT = "a photo of"
+LABELS = ["red cube", "blue ball"]
+
+# Runs where neither this package nor its optional helpers can be imported.
+STRANGER = """
+import json, sys
+from pathlib import Path
+for name in ("coca_hf", "ftfy", "torchvision"):
+    sys.modules[name] = None
+import torch
+from PIL import Image
+torch.set_num_threads(1)
+import transformers as t
+
+folder, again, image, prompt, *labels = sys.argv[1:]
+image = Image.open(image).convert("RGB")
+trust = {"trust_remote_code": True}
+loaded = {name: getattr(t, name).from_pretrained(folder, **trust) for name in (
+    "AutoConfig", "AutoModel", "AutoModelForZeroShotImageClassification", "AutoModelForImageTextToText",
+    "AutoProcessor", "AutoTokenizer", "AutoImageProcessor",
+)}
+processor, captioner, towers = (loaded[name] for name in ("AutoProcessor", "AutoModelForImageTextToText", "AutoModel"))
+inputs = processor(images=image, text=prompt, return_tensors="pt")
+pipes = {task: t.pipeline(task, folder, device="cpu", **trust) for task in (
+    "image-to-text", "image-text-to-text", "zero-shot-image-classification", "image-feature-extraction",
+)}
+results = {
+    "classes": {name: [type(value).__module__[:20], type(value).__name__] for name, value in loaded.items()},
+    "ids": captioner.generate(**inputs, max_new_tokens=6).tolist(),
+    "beams": captioner.generate(
+        **inputs, max_new_tokens=6, num_beams=4, num_beam_groups=2, diversity_penalty=0.5
+    ).tolist(),
+    "embeds": towers(**inputs).text_embeds.tolist(),
+    "image-to-text": pipes["image-to-text"](image, prompt=prompt, max_new_tokens=6),
+    "image-text-to-text": pipes["image-text-to-text"](image, text=prompt, max_new_tokens=6),
+    "zero-shot": pipes["zero-shot-image-classification"](image, candidate_labels=labels),
+    "features": pipes["image-feature-extraction"](image),
+}
+captioner.save_pretrained(again)
+processor.save_pretrained(again)
+print(json.dumps(results))
+"""
+
+
+def load_as_a_stranger(folder: Path, again: Path, home: Path) -> dict:
+    environment = {
+        **os.environ,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }
+    command = [sys.executable, "-c", STRANGER, str(folder), str(again), str(IMAGE), PROMPT, *LABELS]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The folder, its copy saved by a stranger, and what strangers found in either."""
+    root = tmp_path_factory.mktemp("saved")
+    first = save_tiny_folder(root / "first")
+    found = load_as_a_stranger(first, root / "again", root / "home")
+    found_again = load_as_a_stranger(root / "again", root / "third", root / "other_home")
+    return {"first": first, "again": root / "again", "found": found, "found again": found_again}
+
+
+@pytest.fixture(scope="module")
+def expected(saved):
+    """The same results from this package."""
+    captioner, towers = CoCaForCaptioning.from_pretrained(saved["first"]), CoCaModel.from_pretrained(saved["first"])
+    processor = CoCaProcessor.from_pretrained(saved["first"])
+    inputs = processor(images=Image.open(IMAGE).convert("RGB"), text=PROMPT, return_tensors="pt")
+    ids = captioner.generate(**inputs, max_new_tokens=6)
+    groups = {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5}
+    with torch.no_grad():
+        embeds = towers(**inputs).text_embeds
+    return {
+        "ids": ids.tolist(),
+        "beams": captioner.generate(**inputs, max_new_tokens=6, **groups).tolist(),
+        "embeds": embeds,
+        "caption": processor.decode(ids[0], skip_special_tokens=True),
+    }
+
+
+every_generation = pytest.mark.parametrize("generation", ["found", "found again"])
+
+
+def test_the_folder_holds_every_file(saved):
+    assert {path.name for path in saved["first"].iterdir()} == {
+        *(path.name for path in PACKAGE.glob("*_coca.py")),
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_the_python_files_are_the_packages_own(saved):
+    for path in PACKAGE.glob("*_coca.py"):
+        assert (saved["first"] / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_folder_saved_by_a_stranger_is_as_complete(saved):
+    first, again = ({path.name: path.read_bytes() for path in saved[name].iterdir()} for name in ("first", "again"))
+    assert again.keys() == first.keys()
+    # A loaded configuration also names the dtype in its parts.
+    assert {name for name in first if first[name] != again[name]} <= {"config.json"}
+    configs = [json.loads((saved[name] / "config.json").read_text()) for name in ("first", "again")]
+    for entry in ("auto_map", "custom_pipelines", "architectures", "model_type"):
+        assert configs[0][entry] == configs[1][entry]
+
+
+@every_generation
+def test_a_stranger_loads_every_auto_class_from_the_folder(saved, generation):
+    assert saved[generation]["classes"] == {
+        "AutoConfig": ["transformers_modules", "CoCaConfig"],
+        "AutoModel": ["transformers_modules", "CoCaModel"],
+        "AutoModelForZeroShotImageClassification": ["transformers_modules", "CoCaModel"],
+        "AutoModelForImageTextToText": ["transformers_modules", "CoCaForCaptioning"],
+        "AutoProcessor": ["transformers_modules", "CoCaProcessor"],
+        "AutoTokenizer": ["transformers_modules", "CoCaTokenizer"],
+        "AutoImageProcessor": ["transformers_modules", "CoCaImageProcessor"],
+    }
+
+
+@every_generation
+def test_a_stranger_gets_the_same_ids_and_embeddings(saved, expected, generation):
+    found = saved[generation]
+    assert found["ids"] == expected["ids"]
+    assert found["beams"] == expected["beams"]
+    torch.testing.assert_close(torch.tensor(found["embeds"]), expected["embeds"], rtol=0, atol=1e-6)
+
+
+@every_generation
+def test_a_strangers_pipelines_work(saved, expected, generation):
+    found = saved[generation]
+    assert found["image-to-text"] == [{"generated_text": expected["caption"]}]
+    assert found["image-text-to-text"] == [{"input_text": PROMPT, "generated_text": expected["caption"]}]
+    assert {entry["label"] for entry in found["zero-shot"]} == set(LABELS)
+    assert torch.tensor(found["features"]).shape == (1, 12)
+
+
+@pytest.mark.parametrize("part", ["CoCaProcessor", "CoCaTokenizer", "CoCaImageProcessor", "CoCaConfig"])
+def test_a_part_saved_alone_brings_the_files_it_needs(part, tmp_path, saved):
+    getattr(coca_hf, part).from_pretrained(saved["first"]).save_pretrained(tmp_path)
+    assert {path.name for path in PACKAGE.glob("*_coca.py")} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_model_without_decoder_promises_no_captions(tmp_path):
+    config = CoCaConfig(multimodal_config={"num_hidden_layers": 0})
+    config.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert "AutoModelForImageTextToText" not in written["auto_map"]
+    assert "custom_pipelines" not in written
+
+
+def test_saving_twice_writes_the_same_folder(tmp_path, saved):
+    for name in ("one", "two"):
+        CoCaForCaptioning.from_pretrained(saved["first"]).save_pretrained(tmp_path / name)
+        tiny_processor().save_pretrained(tmp_path / name)
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
