@@ -58,7 +58,7 @@ class ArraySink:
     def write(self, records: list[Record]) -> None:
         for record in records:
             number = self.shape[0]
-            self.rows.write(json_line(record, lambda _, number=number: {"row": number}).encode("ascii"))
+            self.rows.write(json_line(record, {"row": number}).encode("ascii"))
             if record.error is None:
                 self.shape = (number + 1, len(record.result))
                 self.array.write(np.asarray(record.result, dtype="<f4").tobytes())

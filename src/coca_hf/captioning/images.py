@@ -7,8 +7,9 @@ import os
 import re
 import struct
 import warnings
+from typing import BinaryIO
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .errors import ImageError
 from .sources import check_is_regular_file, error_text
@@ -68,13 +69,13 @@ def read_image(path: str) -> Image.Image:
             raise ImageError(_reason(error)) from error
 
 
-def _read(file) -> Image.Image:
-    image = Image.open(file, formats=FORMATS)
-    _check_size(image)
-    _reduce_while_decoding(image)
-    image.load()
-    orientation = _orientation(image)
-    image = _bounded(image)
+def _read(file: BinaryIO) -> Image.Image:
+    image_file = Image.open(file, formats=FORMATS)
+    _check_size(image_file)
+    _reduce_while_decoding(image_file)
+    image_file.load()
+    orientation = _orientation(image_file)
+    image = _bounded(image_file)
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
@@ -126,8 +127,8 @@ def _averageable(image: Image.Image) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     """What an exception of Pillow says, as one line without the addresses of objects."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return f"not an image of a known format ({', '.join(FORMATS)})"
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a readable image of a known format ({', '.join(FORMATS)})"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
     if isinstance(error, MemoryError):

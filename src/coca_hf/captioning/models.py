@@ -5,6 +5,7 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -119,13 +120,17 @@ def _loaded(choice: ModelChoice, auto_class: Any, **options: Any) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _available(device: str) -> Any:
     import torch
 
-    found = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "xpu": torch.xpu.is_available}
+    found: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "xpu": torch.xpu.is_available,
+    }
     if device == "auto":
         return torch.device(next((name for name, is_available in found.items() if is_available()), "cpu"))
     chosen = torch.device(device)

@@ -49,7 +49,7 @@ def _is_report(path: str) -> bool:
 
 def report_picture(image: Image.Image) -> bytes:
     """`image` as a small JPEG file, transparent parts white."""
-    # Here, because it brings torch along.
+    # Here, because it brings torch along, and a command may end before it needs that.
     from ..image_processing_coca import eight_bit
 
     image = eight_bit(image)

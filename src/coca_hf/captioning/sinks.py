@@ -14,6 +14,9 @@ from .runner import Record
 from .sources import error_text
 
 
+STDOUT = "-"
+
+
 class Sink(Protocol):
     """Takes the records of a run. `close` always comes last, after `finish` only where the run reached its end."""
 
@@ -28,8 +31,11 @@ class Sink(Protocol):
 def check_output(path: str, suffixes: Sequence[str], *, streams: bool = False) -> None:
     """Raises `OutputError` unless a new file can be made at `path`, with one of `suffixes` at the end of its name.
 
-    What is there already is never touched, an empty file apart. With `streams`, devices and pipes are fine as well.
+    What is there already is never touched, an empty file apart. With `streams`, devices and pipes are fine as well,
+    and "-" for stdout.
     """
+    if streams and path == STDOUT:
+        return
     try:
         mode = os.stat(path)
     except FileNotFoundError:
@@ -67,7 +73,7 @@ class LineSink:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise OutputError(f"cannot write to {self.stream.name}: {error_text(error)}") from None
+            raise OutputError(f"cannot write to {self.stream.name.strip('<>')}: {error_text(error)}") from None
 
     def finish(self) -> None:
         """Nothing is left to do."""
@@ -77,22 +83,23 @@ class LineSink:
 
 
 class JsonLinesSink:
-    """A line of JSON for each record, `{"image": PATH, **fields(record)}` or `{"image": PATH, "error": TEXT}`.
+    """A line of JSON for each record, `{"image": PATH, **fields(result)}` or `{"image": PATH, "error": TEXT}`.
 
     Everything is ASCII, so that file names that are not UTF-8 survive. The file is cut back to whole lines when the
     disk is full or an interruption comes in the middle of one.
     """
 
-    def __init__(self, path: str, fields: Callable[[Record], dict[str, Any]]):
+    def __init__(self, path: str, fields: Callable[[Any], dict[str, Any]]):
         self.path = path
         self.fields = fields
         try:
-            self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            self.descriptor = os.dup(1) if path == STDOUT else os.open(path, flags, 0o666)
         except OSError as error:
             raise OutputError(f"cannot write to {path!r}: {error_text(error)}") from None
 
     def write(self, records: list[Record]) -> None:
-        data = "".join(json_line(record, self.fields) for record in records).encode("ascii")
+        data = "".join(json_line(record, self._fields(record)) for record in records).encode("ascii")
         written = 0
         try:
             while written < len(data):
@@ -102,6 +109,9 @@ class JsonLinesSink:
             if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
                 raise OutputError(f"cannot write to {self.path!r}: {error_text(error)}") from None
             raise
+
+    def _fields(self, record: Record) -> dict[str, Any]:
+        return self.fields(record.result) if record.error is None else {}
 
     def _drop(self, torn: int) -> None:
         status = os.fstat(self.descriptor)
@@ -115,9 +125,9 @@ class JsonLinesSink:
         os.close(self.descriptor)
 
 
-def json_line(record: Record, fields: Callable[[Record], dict[str, Any]]) -> str:
-    value = fields(record) if record.error is None else {"error": record.error}
-    return json.dumps({"image": record.image, **value}) + "\n"
+def json_line(record: Record, fields: dict[str, Any]) -> str:
+    """`fields` stand for the result, and give way to an error."""
+    return json.dumps({"image": record.image, **(fields if record.error is None else {"error": record.error})}) + "\n"
 
 
 class AsideFile:

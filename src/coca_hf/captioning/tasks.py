@@ -80,30 +80,32 @@ class CaptionTask(_ImageTask):
 
 
 def _no_room(options: CaptionOptions, prompt_length: int, context: int) -> str:
-    asked = f"--max-new-tokens {options.max_new_tokens}" if options.max_new_tokens else "a caption"
+    asked = f"max-new-tokens {options.max_new_tokens}" if options.max_new_tokens else "a caption"
     behind = "" if options.prompt is None else f" behind a prompt of {prompt_length} tokens"
     return f"{asked} does not fit{behind}: the model's context is {context} tokens, the start token among them"
 
 
-class EmbedTask(_ImageTask):
-    """L2-normalised image embeddings, float32 arrays (dimensions,). Raises `ModelError`."""
-
+class _TowersTask(_ImageTask):
     def __init__(self, choice: ModelChoice):
         _require_one_vector(choice, load_config(choice))
         self.processor = load_processor(choice)
         self.model = load_model(choice, "towers")
 
-    def process(self, prepared: list[Tensor]) -> list[np.ndarray]:
-        with _inference(len(prepared)):
-            return list(self.image_embeds(prepared).cpu().numpy())
-
     def image_embeds(self, prepared: list[Tensor]) -> Tensor:
-        """-> (images, dimensions), float32 whatever the model's type."""
+        """-> (images, dimensions), L2-normalised, float32 whatever the model's type."""
         features = self.model.get_image_features(pixel_values=self.pixel_values(prepared)).pooler_output
         return F.normalize(features.float(), dim=-1)
 
 
-class ClassifyTask(EmbedTask):
+class EmbedTask(_TowersTask):
+    """L2-normalised image embeddings, float32 arrays (dimensions,). Raises `ModelError`."""
+
+    def process(self, prepared: list[Tensor]) -> list[np.ndarray]:
+        with _inference(len(prepared)):
+            return list(self.image_embeds(prepared).cpu().numpy())
+
+
+class ClassifyTask(_TowersTask):
     """For each image the probability of each label, highest first. Raises `ModelError`."""
 
     def __init__(self, choice: ModelChoice, labels: Sequence[str], template: str):

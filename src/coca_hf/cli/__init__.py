@@ -7,11 +7,11 @@ Nothing here imports torch or transformers before a command has checked what it 
 
 import sys
 from collections.abc import Sequence
-from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from .. import __version__
 from ..captioning.errors import CaptioningError
 from . import console
 from .caption import caption
@@ -20,7 +20,7 @@ from .embed import embed
 
 
 # Releases of Typer differ in whether they use click or carry a copy of it.
-_ParseError: type[Exception] = typer.BadParameter.__mro__[1]
+_ParseError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     help="CoCa: captions, embeddings and labels for images.",
@@ -38,7 +38,7 @@ app.command()(classify)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"coca-hf {metadata.version('coca-hf')}")
+        typer.echo(f"{console.PROGRAM} {__version__}")
         raise typer.Exit
 
 
@@ -66,13 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except _ParseError as error:
-        console.complain(f"{error.format_message().rstrip('.')}. '{_command_path(error)} --help' shows what there is")
+        console.complain(f"{error.format_message().rstrip('.')}. '{_command_path(error)} --help' shows what there is.")
         return 2
     except console.UsageError as error:
-        console.complain(str(error))
+        console.complain(f"{error}.")
         return 2
     except CaptioningError as error:
-        console.complain(str(error))
+        console.complain(f"{error}.")
         return 1
     except KeyboardInterrupt:
         console.complain("stopped")

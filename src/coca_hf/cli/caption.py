@@ -8,18 +8,28 @@ from typing import Annotated
 from ..captioning.decoding import CaptionOptions
 from ..captioning.report import ReportSink, check_report, report_picture
 from ..captioning.runner import Task
-from ..captioning.sinks import JsonLinesSink, Sink, check_output
+from ..captioning.sinks import Sink
 from .console import as_usage_error
-from .options import BatchSize, Device, DType, Model, Paths, Quiet, check_batch_size, model_choice, option
-from .session import line_sink, run_images
+from .options import (
+    BatchSize,
+    Device,
+    DType,
+    Model,
+    Output,
+    Paths,
+    Quiet,
+    check_batch_size,
+    check_record_output,
+    model_choice,
+    option,
+)
+from .session import record_sink, run_images
 
 
 def caption(
     paths: Paths,
     model: Model = None,
-    output: Annotated[
-        str | None, option("Write JSON lines here instead of text to stdout.", "FILE.jsonl", "--output", "-o")
-    ] = None,
+    output: Output = None,
     report: Annotated[str | None, option("Also make a page of pictures and captions.", "FILE.html")] = None,
     prompt: Annotated[str | None, option("Begin every caption with these words.", "TEXT")] = None,
     max_new_tokens: Annotated[int | None, option("Stop after N tokens.", "N")] = None,
@@ -36,19 +46,18 @@ def caption(
 ) -> None:
     """Caption images: files, folders and quoted globs."""
     check_batch_size(batch_size)
+    check_record_output(output)
     with as_usage_error():
         options = CaptionOptions(
-            prompt,
-            num_beams,
-            num_beam_groups,
-            max_new_tokens,
+            prompt=prompt,
+            num_beams=num_beams,
+            num_beam_groups=num_beam_groups,
+            max_new_tokens=max_new_tokens,
             top_p=top_p,
             top_k=top_k,
             temperature=temperature,
             seed=seed,
         )
-        if output is not None:
-            check_output(output, (".jsonl",), streams=True)
         if report is not None:
             check_report(report)
     choice = model_choice(model, device, dtype, captions=True)
@@ -58,11 +67,7 @@ def caption(
 
         return CaptionTask(choice, options)
 
-    sinks: list[Callable[[], Sink]] = []
-    if output is None:
-        sinks.append(line_sink(str))
-    else:
-        sinks.append(lambda: JsonLinesSink(output, lambda record: {"caption": record.result}))
+    sinks: list[Callable[[], Sink]] = [lambda: record_sink(output, str, lambda caption: {"caption": caption})]
     if report is not None:
         sinks.append(lambda: ReportSink(report, _facts(model, options)))
     run_images(
@@ -71,8 +76,9 @@ def caption(
         sinks,
         batch_size=batch_size,
         quiet=quiet,
-        places=[place for place in (output, report) if place is not None],
-        picture=report_picture if report is not None else None,
+        records=output,
+        products=[] if report is None else [report],
+        picture=None if report is None else report_picture,
     )
 
 

@@ -4,12 +4,26 @@
 
 from typing import Annotated, Any
 
-from ..captioning.runner import Record, Task
-from ..captioning.sinks import JsonLinesSink, check_output
-from .console import UsageError, as_usage_error
-from .options import BatchSize, Device, DType, Model, Paths, Quiet, check_batch_size, model_choice, option
-from .session import line_sink, run_images
+from ..captioning.runner import Task
+from .console import UsageError
+from .options import (
+    BatchSize,
+    Device,
+    DType,
+    Model,
+    Output,
+    Paths,
+    Quiet,
+    check_batch_size,
+    check_record_output,
+    model_choice,
+    option,
+)
+from .session import record_sink, run_images
 
+
+# That of transformers' zero-shot image classification.
+_TEMPLATE = "This is a photo of {}."
 
 # What a line on the screen holds; a record has every label.
 _SHOWN_LABELS = 5
@@ -18,11 +32,9 @@ _SHOWN_LABELS = 5
 def classify(
     paths: Paths,
     labels: Annotated[str, option("What to choose from.", "A,B,C")],
-    template: Annotated[str, option('Sentence for a label (default: "a photo of {}").', "TEXT")] = "a photo of {}",
+    template: Annotated[str, option(f'Words around a label ("{_TEMPLATE}").', "TEXT")] = _TEMPLATE,
     model: Model = None,
-    output: Annotated[
-        str | None, option("Write JSON lines here instead of text to stdout.", "FILE.jsonl", "--output", "-o")
-    ] = None,
+    output: Output = None,
     batch_size: BatchSize = 16,
     device: Device = "auto",
     dtype: DType = "auto",
@@ -30,12 +42,10 @@ def classify(
 ) -> None:
     """Choose labels for images: files, folders and quoted globs."""
     check_batch_size(batch_size)
+    check_record_output(output)
     names = _split(labels)
     if template.count("{}") != 1:
         raise UsageError(f"the template {template!r} needs one {{}}, where the label goes")
-    if output is not None:
-        with as_usage_error():
-            check_output(output, (".jsonl",), streams=True)
     choice = model_choice(model, device, dtype, captions=False)
 
     def load_task() -> Task:
@@ -43,9 +53,8 @@ def classify(
 
         return ClassifyTask(choice, names, template)
 
-    sink = line_sink(_line) if output is None else lambda: JsonLinesSink(output, _fields)
-    places = [] if output is None else [output]
-    run_images(paths, load_task, [sink], batch_size=batch_size, quiet=quiet, places=places)
+    sinks = [lambda: record_sink(output, _line, _fields)]
+    run_images(paths, load_task, sinks, batch_size=batch_size, quiet=quiet, records=output)
 
 
 def _split(labels: str) -> list[str]:
@@ -64,5 +73,5 @@ def _line(scores: dict[str, float]) -> str:
     return ", ".join(f"{label} {score:.1%}" for label, score in list(scores.items())[:_SHOWN_LABELS])
 
 
-def _fields(record: Record) -> dict[str, Any]:
-    return {"label": next(iter(record.result)), "scores": record.result}
+def _fields(scores: dict[str, float]) -> dict[str, Any]:
+    return {"label": next(iter(scores)), "scores": scores}

@@ -68,7 +68,7 @@ def abandon_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Progress(AbstractContextManager, Protocol):
+class Progress(AbstractContextManager["Progress"], Protocol):
     """How far a run has come, while it is entered."""
 
     def begin(self, total: int) -> None:
@@ -101,6 +101,23 @@ class _Silence:
         yield
 
 
+class _Pace:
+    """How far a run is, in words. The rate is that of the run so far: batches come in gusts."""
+
+    def __init__(self, total: int, clock: Callable[[], float]):
+        self.total, self.done = total, 0
+        self.clock = clock
+        self.started = clock()
+
+    def words(self) -> str:
+        seconds = self.clock() - self.started
+        if not self.done or seconds <= 0:
+            return f"{self.done:,} of {self.total:,}"
+        rate = self.done / seconds
+        left = duration(max(self.total - self.done, 0) / rate)
+        return f"{self.done:,} of {self.total:,}, {rate:.1f}/s, {left} left"
+
+
 class _Lines(_Silence):
     """A line now and then, for logs."""
 
@@ -109,17 +126,14 @@ class _Lines(_Silence):
         self.clock = clock
 
     def begin(self, total: int) -> None:
-        self.total, self.done = total, 0
-        self.started = self.last = self.clock()
+        self.pace = _Pace(total, self.clock)
+        self.last = self.pace.started
 
     def advance(self, number: int) -> None:
-        self.done += number
-        now = self.clock()
-        if now - self.last >= self.interval_seconds:
-            self.last = now
-            rate = self.done / (now - self.started)
-            left = duration(max(self.total - self.done, 0) / rate)
-            complain(f"{self.done:,} of {self.total:,}, {rate:.1f}/s, {left} left")
+        self.pace.done += number
+        if self.clock() - self.last >= self.interval_seconds:
+            self.last = self.clock()
+            complain(self.pace.words())
 
 
 class _Bar(_Silence):
@@ -127,22 +141,19 @@ class _Bar(_Silence):
 
     def __enter__(self) -> "_Bar":
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
             console=Console(stderr=True),
             transient=True,
-            expand=True,
             # What is printed is printed aside, and stdout stays stdout.
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self.task = self.bar.add_task("loading the model", total=None, rate="")
+        self.task = self.bar.add_task("loading the model", total=None, state="")
         self.bar.start()
         return self
 
@@ -150,12 +161,12 @@ class _Bar(_Silence):
         self.bar.stop()
 
     def begin(self, total: int) -> None:
-        self.bar.reset(self.task, total=total, description=_speaker, rate="")
+        self.pace = _Pace(total, time.monotonic)
+        self.bar.reset(self.task, total=total, description=_speaker, state=self.pace.words())
 
     def advance(self, number: int) -> None:
-        self.bar.advance(self.task, number)
-        speed = self.bar.tasks[self.task].finished_speed or self.bar.tasks[self.task].speed
-        self.bar.update(self.task, rate=f"{speed:.1f}/s" if speed else "")
+        self.pace.done += number
+        self.bar.update(self.task, advance=number, state=self.pace.words())
 
     @contextmanager
     def aside(self) -> Iterator[None]:

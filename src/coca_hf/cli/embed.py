@@ -32,5 +32,5 @@ def embed(
         return EmbedTask(choice)
 
     run_images(
-        paths, load_task, [lambda: open_embedding_sink(output)], batch_size=batch_size, quiet=quiet, places=[output]
+        paths, load_task, [lambda: open_embedding_sink(output)], batch_size=batch_size, quiet=quiet, products=[output]
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..captioning.models import DTYPES, ModelChoice, check_device, check_model
+from ..captioning.sinks import check_output
 from .console import UsageError, as_usage_error
 
 
@@ -19,6 +20,7 @@ def option(text: str, metavar: str | None, *names: str) -> Any:
 Paths = Annotated[list[str], typer.Argument(metavar="PATH", hidden=True)]
 Model = Annotated[str | None, option("Saved folder or Hub id (default: the bundled one).", "MODEL")]
 BatchSize = Annotated[int, option("Images a batch (default: 16).", "N")]
+Output = Annotated[str | None, option("JSON lines instead of text; - for stdout.", "FILE.jsonl", "--output", "-o")]
 Device = Annotated[str, option("auto (default), cpu, cuda, cuda:1, mps or xpu.", "DEVICE")]
 DType = Annotated[str, option("auto (default), float32, bfloat16 or float16.", "TYPE")]
 Quiet = Annotated[bool, option("No progress, no summary.", None, "--quiet", "-q")]
@@ -28,6 +30,13 @@ def check_batch_size(batch_size: int) -> None:
     """Raises `UsageError`."""
     if batch_size < 1:
         raise UsageError(f"batch-size {batch_size} is not allowed: give 1 or more")
+
+
+def check_record_output(output: str | None) -> None:
+    """Raises `UsageError` unless `output` can take JSON lines."""
+    if output is not None:
+        with as_usage_error():
+            check_output(output, (".jsonl",), streams=True)
 
 
 def model_choice(model: str | None, device: str, dtype: str, *, captions: bool) -> ModelChoice:

@@ -4,7 +4,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -12,7 +12,7 @@ import typer
 from PIL import Image
 
 from ..captioning.runner import Record, Task, run
-from ..captioning.sinks import LineSink, Sink
+from ..captioning.sinks import STDOUT, JsonLinesSink, LineSink, Sink
 from ..captioning.sources import count_inputs, iter_inputs
 from ..captioning.text import count, duration, printable
 from .console import as_usage_error, complain, progress, silence_libraries
@@ -25,52 +25,86 @@ def run_images(
     *,
     batch_size: int,
     quiet: bool,
-    places: Sequence[str] = (),
+    records: str | None = None,
+    products: Sequence[str] = (),
     picture: Callable[[Image.Image], Any] | None = None,
 ) -> None:
     """Takes every input through the task and into every sink, and ends the command with its exit code.
 
-    `places` are the files that the summary names. Raises `UsageError` where the model cannot be loaded, `OutputError`
-    where a sink cannot be opened or written.
+    Messages name the file that `records` go to as the run goes, and `products`, the files that appear at its end.
+    Raises `UsageError` where the model cannot be loaded, `OutputError` where a sink cannot be opened or written.
     """
     expected = count_inputs(paths)
     started = time.monotonic()
     tally = _Tally()
-    with progress(quiet) as shown:
-        try:
-            with as_usage_error():
-                # A run of errors only needs no model, and its user no wait for one.
-                task = _loaded(load_task) if expected.readable else None
-            with ExitStack() as opened:
-                sinks = [opened.enter_context(closing(open_sink())) for open_sink in open_sinks]
-                shown.begin(expected.total)
-                for records in run(iter_inputs(paths), task, batch_size, picture):
-                    with shown.aside():
-                        tally.add(records)
-                        for sink in sinks:
-                            sink.write(records)
-                    shown.advance(len(records))
-                for sink in sinks:
-                    sink.finish()
-        except KeyboardInterrupt:
-            tally.interrupted = True
-    if tally.interrupted:
-        complain(f"stopped after {tally.total:,} of {count(expected.total, 'input')}")
-        raise typer.Exit(130)
+    try:
+        with progress(quiet) as shown, ExitStack() as opened:
+            task = _LateTask(load_task)
+            if expected.readable:
+                with as_usage_error():
+                    task.load()
+            sinks = [opened.enter_context(closing(open_sink())) for open_sink in open_sinks]
+            shown.begin(expected.total)
+            for finished in run(iter_inputs(paths), task, batch_size, picture):
+                with shown.aside():
+                    for sink in sinks:
+                        sink.write(finished)
+                    tally.add(finished)
+                shown.advance(len(finished))
+            for sink in sinks:
+                sink.finish()
+    except KeyboardInterrupt:
+        complain("; ".join(_what_is_left(tally, expected.total, records, products)))
+        raise typer.Exit(130) from None
+    places = [*_files(records), *products]
     if places and not quiet:
         complain(f"{tally.summary()} in {duration(time.monotonic() - started)}, written to {' and '.join(places)}")
     raise typer.Exit(1 if tally.failed else 0)
 
 
-def _loaded(load_task: Callable[[], Task]) -> Task:
-    silence_libraries()
-    return load_task()
+def record_sink(output: str | None, text: Callable[[Any], str], fields: Callable[[Any], dict[str, Any]]) -> Sink:
+    """Lines of JSON in `output`, or without it "PATH: TEXT" on stdout, one line whatever name and text hold."""
+    if output is not None:
+        return JsonLinesSink(output, fields)
+    return LineSink(sys.stdout, lambda record: f"{printable(record.image)}: {printable(text(record.result))}")
+
+
+def _files(records: str | None) -> list[str]:
+    return [] if records in (None, STDOUT) else [str(records)]
+
+
+def _what_is_left(tally: "_Tally", total: int, records: str | None, products: Sequence[str]) -> Iterator[str]:
+    yield f"stopped after {tally.total:,} of {count(total, 'input')}"
+    for path in _files(records):
+        if tally.total:
+            yield f"their records are in {path}"
+    for path in products:
+        yield f"{path} was not written"
+
+
+class _LateTask:
+    """Is loaded no later than its first image comes: where none can be read, nobody waits for a model."""
+
+    def __init__(self, load_task: Callable[[], Task]):
+        self.load_task = load_task
+        self.task: Task | None = None
+
+    def load(self) -> Task:
+        if self.task is None:
+            silence_libraries()
+            self.task = self.load_task()
+        return self.task
+
+    def prepare(self, image: Image.Image) -> Any:
+        return self.load().prepare(image)
+
+    def process(self, prepared: list[Any]) -> list[Any]:
+        return self.load().process(prepared)
 
 
 class _Tally:
     def __init__(self) -> None:
         self.done = self.failed = 0
-        self.interrupted = False
 
     @property
     def total(self) -> int:
@@ -87,8 +121,3 @@ class _Tally:
 
     def summary(self) -> str:
         return count(self.done, "image") + (f", {self.failed:,} failed," if self.failed else "")
-
-
-def line_sink(text: Callable[[Any], str]) -> Callable[[], Sink]:
-    """ "PATH: TEXT" on stdout, one line for each image whatever its name and text hold."""
-    return lambda: LineSink(sys.stdout, lambda record: f"{printable(record.image)}: {printable(text(record.result))}")

@@ -1,0 +1,210 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Files, folders and globs become inputs in a stable order, and nothing in a file system stops them."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from coca_hf.captioning.sources import Input, count_inputs, iter_inputs
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make(*names: str) -> None:
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"x")
+
+
+def paths(*inputs: str) -> list[str]:
+    return [item.path for item in iter_inputs(inputs)]
+
+
+def only(path: str) -> Input:
+    (item,) = iter_inputs([path])
+    return item
+
+
+def test_a_file_is_one_input_whatever_its_suffix():
+    make("picture.dat")
+    assert only("picture.dat") == Input("picture.dat")
+
+
+def test_inputs_keep_their_order_and_duplicates():
+    make("b.jpg", "a.jpg")
+    assert paths("b.jpg", "a.jpg", "b.jpg") == ["b.jpg", "a.jpg", "b.jpg"]
+
+
+def test_a_folder_stands_for_the_images_under_it_sorted_by_name():
+    make("d/c.png", "d/b/2.jpg", "d/b/1.webp", "d/a.jpeg", "d/notes.txt", "d/b/deep/er/0.tif")
+    assert paths("d") == ["d/a.jpeg", "d/b/1.webp", "d/b/2.jpg", "d/b/deep/er/0.tif", "d/c.png"]
+
+
+def test_suffixes_count_in_any_case():
+    make("d/a.JPG", "d/b.Png")
+    assert paths("d") == ["d/a.JPG", "d/b.Png"]
+
+
+def test_a_folder_without_images_is_an_error_of_its_own():
+    make("d/notes.txt")
+    assert only("d") == Input("d", "no images in this folder")
+
+
+def test_a_folder_nested_deeper_than_python_calls_is_gone_through():
+    depth = 1200
+    os.mkdir("d")
+    handle = os.open("d", os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("a", dir_fd=handle)
+        handle, outer = os.open("a", os.O_RDONLY, dir_fd=handle), handle
+        os.close(outer)
+    os.close(os.open("x.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=handle))
+    os.close(handle)
+    assert paths("d") == ["d/" + "a/" * depth + "x.jpg"]
+
+
+def test_a_link_back_to_its_own_folder_is_followed_once():
+    make("d/1.jpg", "d/sub/2.jpg")
+    os.symlink(".", "d/again")
+    os.symlink("../..", "d/sub/up")
+    os.symlink("self", "d/self")
+    assert [path for path in paths("d") if not path.startswith("d/sub/up")] == ["d/1.jpg", "d/sub/2.jpg"]
+
+
+def test_folders_that_link_to_each_other_end():
+    make("a/1.jpg", "b/2.jpg")
+    os.symlink("../b", "a/to_b")
+    os.symlink("../a", "b/to_a")
+    assert paths("a") == ["a/1.jpg", "a/to_b/2.jpg"]
+
+
+def test_an_image_keeps_its_real_path_where_a_link_leads_to_its_folder_too():
+    make("d/real/1.jpg")
+    os.symlink("real", "d/alias")
+    assert paths("d") == ["d/real/1.jpg"]
+
+
+def test_a_link_to_a_file_is_an_input_of_its_own():
+    make("d/1.jpg")
+    os.symlink("1.jpg", "d/2.jpg")
+    assert paths("d") == ["d/1.jpg", "d/2.jpg"]
+
+
+def test_a_glob_matches_as_in_a_shell():
+    make("d/b.jpg", "d/a.jpg", "d/a.txt", "d/.hidden.jpg", "d/sub/c.jpg")
+    assert paths("d/*.jpg") == ["d/a.jpg", "d/b.jpg"]
+    assert paths("d/.*.jpg") == ["d/.hidden.jpg"]
+    assert paths("d/[!b].*") == ["d/a.jpg", "d/a.txt"]
+    assert paths("*/s?b/*") == ["d/sub/c.jpg"]
+
+
+def test_a_folder_that_a_glob_matches_stands_for_its_images():
+    make("d/sub/c.jpg", "d/sub/notes.txt", "d/a.jpg")
+    assert paths("d/*") == ["d/a.jpg", "d/sub/c.jpg"]
+
+
+def test_two_stars_stand_for_any_depth():
+    make("d/a.jpg", "d/x/b.jpg", "d/x/y/c.jpg", "d/x/y/c.png")
+    assert paths("d/**/*.jpg") == ["d/a.jpg", "d/x/b.jpg", "d/x/y/c.jpg"]
+    assert paths("d/**/y/*") == ["d/x/y/c.jpg", "d/x/y/c.png"]
+    assert paths("**/*.png") == ["d/x/y/c.png"]
+
+
+def test_two_stars_twice_match_a_path_once():
+    make("d/b/b/c.jpg")
+    assert paths("d/**/b/**/c.jpg") == ["d/b/b/c.jpg"]
+
+
+def test_two_stars_pass_links_back():
+    make("d/1.jpg", "d/sub/2.jpg")
+    os.symlink(".", "d/again")
+    os.symlink("..", "d/sub/up")
+    assert paths("d/**/*.jpg") == ["d/1.jpg", "d/sub/2.jpg"]
+
+
+def test_a_path_that_exists_is_not_read_as_a_glob():
+    make("square[1].jpg", "square1.jpg")
+    assert paths("square[1].jpg") == ["square[1].jpg"]
+
+
+def test_a_pattern_that_names_no_file_is_a_glob():
+    make("square1.jpg")
+    assert paths("square[1].jpg") == ["square1.jpg"]
+
+
+@pytest.mark.parametrize("pattern", ["no*.jpg", "nowhere/*.jpg", "nowhere/**/*.jpg", "**/nothing"])
+def test_a_glob_without_a_match_is_an_error(pattern):
+    assert only(pattern) == Input(pattern, "no such file, folder or glob match")
+
+
+def test_a_name_that_is_not_utf8_is_kept():
+    name = os.fsdecode(b"d/\xff.jpg")
+    make(name)
+    assert paths("d") == [name]
+    assert paths("d/*") == [name]
+
+
+def make_socket(path: str) -> None:
+    socket.socket(socket.AF_UNIX).bind(path)
+
+
+@pytest.mark.parametrize(
+    ("make_it", "reason"),
+    [
+        (lambda path: None, "no such file or folder"),
+        (lambda path: os.symlink("nowhere", path), "a link to something that is not there"),
+        (lambda path: os.symlink(path, path), "too many levels of symbolic links"),
+        (os.mkfifo, "a named pipe, not an image file"),
+        (make_socket, "a socket, not an image file"),
+        (lambda path: os.symlink("/dev/null", path), "a device, not an image file"),
+        (os.mkdir, "a folder, not an image file; to read what is in it, give it with a slash at the end"),
+    ],
+    ids=["missing", "dangling", "link to itself", "named pipe", "socket", "device", "folder"],
+)
+def test_what_cannot_be_an_image_is_an_input_with_its_reason(make_it, reason):
+    make_it("x.jpg")
+    assert only("x.jpg") == Input("x.jpg", reason)
+
+
+def test_odd_things_in_a_folder_stand_among_its_images():
+    make("d/a.jpg", "d/z.jpg")
+    os.mkfifo("d/pipe.jpg")
+    os.symlink("nowhere", "d/lost.jpg")
+    os.mkdir("d/folder.jpg")
+    assert [(item.path, item.error is None) for item in iter_inputs(["d"])] == [
+        ("d/a.jpg", True),
+        ("d/folder.jpg", False),
+        ("d/lost.jpg", False),
+        ("d/pipe.jpg", False),
+        ("d/z.jpg", True),
+    ]
+
+
+def test_a_folder_with_the_name_of_an_image_is_read_with_a_slash_at_the_end():
+    make("x.jpg/1.png")
+    assert paths("x.jpg/") == ["x.jpg/1.png"]
+
+
+def test_too_long_a_name_is_an_error():
+    assert only("x" * 300 + ".jpg").error == "file name too long"
+
+
+def test_counting_tells_files_from_errors():
+    make("d/a.jpg", "d/b.jpg")
+    count = count_inputs(["d", "nowhere", "d/a.jpg"])
+    assert (count.total, count.readable) == (4, 3)
+
+
+def test_inputs_are_found_as_they_are_asked_for():
+    make("a.jpg")
+    stream = iter_inputs(["a.jpg", "b.jpg"])
+    next(stream)
+    make("b.jpg")
+    assert next(stream) == Input("b.jpg")
