@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A file becomes an upright image of bounded size, or one line that says why not."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -110,7 +111,7 @@ def test_what_is_not_an_image_says_so(tmp_path, content, reason):
 
 
 def test_a_file_that_went_away_is_an_error(tmp_path):
-    with pytest.raises(ImageError, match="^no such file or folder$"):
+    with pytest.raises(ImageError, match=r"^no such file or folder$"):
         read_image(str(tmp_path / "gone.jpg"))
 
 
@@ -158,7 +159,7 @@ def test_a_jpeg_may_reach_the_size_at_which_pillow_raises(tmp_path, monkeypatch)
 def test_a_webp_has_a_limit_of_its_own(tmp_path, monkeypatch):
     path = save(tmp_path / "x.webp", picture(100, 100))
     monkeypatch.setitem(images.FORMAT_LIMITS, "WEBP", 6000)
-    with pytest.raises(ImageError, match="^100 x 100 pixels are too many for a WEBP file$"):
+    with pytest.raises(ImageError, match=r"^100 x 100 pixels are too many for a WEBP file$"):
         read_image(path)
 
 
@@ -201,6 +202,13 @@ def originals(tmp_path_factory) -> dict[str, bytes]:
     return {suffix: (folder / f"x.{suffix}").read_bytes() for suffix in SUFFIXES}
 
 
+def outcome(path: str) -> str:
+    try:
+        return f"{read_image(path).width} wide"
+    except ImageError as error:
+        return str(error)
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     suffix=st.sampled_from(SUFFIXES),
@@ -212,9 +220,4 @@ def test_a_mutated_file_is_an_image_or_one_line(tmp_path, originals, suffix, cha
         content[int(place * len(content))] = value
     path = tmp_path / "mutated"
     path.write_bytes(content)
-    try:
-        assert read_image(str(path)).width > 0
-    except ImageError as error:
-        assert str(error)
-        assert "\n" not in str(error)
-        assert "0x" not in str(error)
+    assert re.fullmatch(r"(?!.*0x).+", outcome(str(path)))

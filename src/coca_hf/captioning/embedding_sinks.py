@@ -133,6 +133,8 @@ class ParquetSink:
             raise self.aside.failure(error) from None
 
     def close(self) -> None:
+        # Its destructor would write to the file that is about to be closed.
+        self.writer.is_open = False
         self.aside.close()
 
 

@@ -37,26 +37,36 @@ def check_output(path: str, suffixes: Sequence[str], *, streams: bool = False) -
     if streams and path == STDOUT:
         return
     try:
-        mode = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
-        mode = None
+        status = None
     except OSError as error:
         raise OutputError(f"cannot write to {path!r}: {error_text(error)}") from None
-    if mode and stat.S_ISDIR(mode.st_mode):
+    if status and stat.S_ISDIR(status.st_mode):
         raise OutputError(f"cannot write to {path!r}: it is a folder")
-    if mode and not stat.S_ISREG(mode.st_mode):
+    if status and not stat.S_ISREG(status.st_mode):
         if streams:
             return
         raise OutputError(f"cannot write to {path!r}: it is not a regular file")
     if os.path.splitext(path)[1].lower() not in suffixes:
         raise OutputError(f"cannot write to {path!r}: the name has to end in {' or '.join(suffixes)}")
-    if mode and mode.st_size:
+    if status and status.st_size:
         raise OutputError(f"{path!r} exists already. Name another file, or remove it first")
     folder = os.path.dirname(os.path.realpath(path))
     if not os.path.isdir(folder):
         raise OutputError(f"cannot write to {path!r}: there is no folder {os.path.dirname(path)!r}")
-    if not os.access(path if mode else folder, os.W_OK):
-        raise OutputError(f"cannot write to {path!r}: permission denied")
+    _try_to_write(path, exists=status is not None)
+
+
+def _try_to_write(path: str, exists: bool) -> None:
+    """Asking for permission is not enough: a file system may be read-only, full or of another kind."""
+    if not exists:
+        AsideFile(path).close()
+        return
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
+    except OSError as error:
+        raise OutputError(f"cannot write to {path!r}: {error_text(error)}") from None
 
 
 class LineSink:
@@ -150,7 +160,7 @@ class AsideFile:
             raise self.failure(error) from None
 
     def failure(self, error: OSError) -> OutputError:
-        return OutputError(f"cannot write {self.path!r}: {error_text(error)}")
+        return OutputError(f"cannot write to {self.path!r}: {error_text(error)}")
 
     def write(self, data: bytes) -> None:
         try:
