@@ -21,6 +21,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import cached_file
 
 
 # Options of open_clip's towers that this architecture does not have. An unknown keyword would otherwise be kept
@@ -337,6 +338,17 @@ class CoCaMultimodalConfig(_CoCaTowerConfig):
             _require_at_least(self, "cross_attention_hidden_size", 1)
 
 
+def _is_open_clip_checkpoint(name: str | os.PathLike[str], kwargs: dict[str, Any]) -> bool:
+    """Whether a folder or Hub repository holds what open_clip saves."""
+    given = {key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in kwargs}
+    given |= {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    names = ("open_clip_config.json", "open_clip_pytorch_model.bin", "open_clip_model.safetensors")
+    try:
+        return any(cached_file(name, file, **given) is not None for file in names)
+    except OSError:  # no such repository
+        return False
+
+
 @strict
 class CoCaConfig(PreTrainedConfig):
     r"""
@@ -398,6 +410,25 @@ class CoCaConfig(PreTrainedConfig):
         if self.multimodal_config.cross_attention_hidden_size is None:
             self.multimodal_config.cross_attention_hidden_size = self.vision_config.output_size
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        failure = None
+        try:
+            config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except OSError as error:
+            config, unused, failure = {}, {}, error
+        # Of a folder without config.json the library takes the defaults, and in the end complains of the weights' name.
+        if not config and _is_open_clip_checkpoint(pretrained_model_name_or_path, kwargs):
+            raise OSError(
+                f"'{pretrained_model_name_or_path}' holds an open_clip checkpoint, which has to be converted first: "
+                f"coca-hf convert {pretrained_model_name_or_path} FOLDER"
+            ) from failure
+        if failure is not None:
+            raise failure
+        return config, unused
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Saves the configuration with the model's Python files, and says which Auto class and pipeline is in which."""

@@ -9,14 +9,14 @@ import pytest
 
 from coca_hf.conversion.errors import ConversionError
 from coca_hf.conversion.model_config import (
-    PRESETS,
     CLIPTextCfg,
     CLIPVisionCfg,
     MultimodalCfg,
-    load_model_cfg,
     open_clip_config,
     open_clip_model_cfg,
 )
+from coca_hf.conversion.presets import PRESETS
+from coca_hf.conversion.sources import load_model_cfg
 from fixtures.open_clip import recipe
 
 

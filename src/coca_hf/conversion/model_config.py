@@ -7,10 +7,8 @@ these names, so a model_cfg means here what it means there, fields that it leave
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -18,6 +16,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration_coca import CoCaConfig
 from .errors import ConversionError, refuse_unknown
+from .presets import PRESETS
 
 
 CLIP_VOCABULARY = 49408
@@ -139,60 +138,6 @@ _POOLINGS = {True: "single", False: "none", None: "none", "parallel": "parallel"
 _VISION_POOL_TYPES = {"tok": "cls", "avg": "mean", "none": "none"}
 _TEXT_POOL_TYPES = ("first", "last", "argmax", "eos", "none")
 _POSITIONS = {"learnable": "learned", "sin_cos_2d": "sincos"}
-
-
-def _released(embed_dim: int, vision: dict[str, Any], width: int, heads: int, pooler_heads: int) -> dict[str, Any]:
-    """What open_clip's own CoCa configurations share."""
-    text = {"context_length": 76, "vocab_size": 49408, "width": width, "heads": heads, "layers": 12}
-    return {
-        "embed_dim": embed_dim,
-        "vision_cfg": {**vision, "output_tokens": True},
-        "text_cfg": {**text, "embed_cls": True, "output_tokens": True},
-        "multimodal_cfg": {**text, "attn_pooler_heads": pooler_heads},
-        "custom_text": True,
-    }
-
-
-def _base_preset() -> dict[str, Any]:
-    preset = _released(512, {"image_size": 288, "layers": 12, "width": 768, "patch_size": 18}, 768, 12, 8)
-    for part in ("text_cfg", "multimodal_cfg"):
-        preset[part]["vocab_size"] = 64000
-    preset["multimodal_cfg"] |= {"mlp_ratio": 4, "dim_head": 64, "n_queries": 256}
-    return preset
-
-
-# open_clip's model_configs/coca_*.json, for checkpoints that come without a configuration.
-PRESETS: dict[str, dict[str, Any]] = {
-    "coca_ViT-B-32": _released(
-        512,
-        {
-            "image_size": 224,
-            "layers": 12,
-            "width": 768,
-            "patch_size": 32,
-            "attentional_pool": True,
-            "attn_pooler_heads": 8,
-        },
-        width=512,
-        heads=8,
-        pooler_heads=8,
-    ),
-    "coca_ViT-L-14": _released(
-        768,
-        {
-            "image_size": 224,
-            "layers": 24,
-            "width": 1024,
-            "patch_size": 14,
-            "attentional_pool": True,
-            "attn_pooler_heads": 8,
-        },
-        width=768,
-        heads=12,
-        pooler_heads=12,
-    ),
-    "coca_base": _base_preset(),
-}
 
 
 def open_clip_config(model_cfg: Mapping[str, Any] | str) -> CoCaConfig:
@@ -554,18 +499,3 @@ def _multimodal_cfg(config: CoCaConfig) -> dict[str, Any]:
         "ls_init_value": decoder.layer_scale_init_value,
     }
     return _differing(values, MultimodalCfg, ("context_length", "vocab_size", "width", "heads", "layers"))
-
-
-def load_model_cfg(path: Path) -> dict[str, Any]:
-    """The JSON file of a model_cfg or of a whole `open_clip_config.json`.
-
-    Raises:
-        ConversionError: The file cannot be read as a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConversionError(f"Cannot read the configuration {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ConversionError(f"The configuration {path} holds no JSON object.")
-    return content

@@ -1,0 +1,212 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""open_clip checkpoint -> complete saved folder, and the way back."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from ..configuration_coca import CoCaConfig
+from ..image_processing_coca import CoCaImageProcessor
+from ..modeling_coca import CoCaForCaptioning, sincos_position_embedding
+from ..processing_coca import CoCaProcessor
+from .card import write_card
+from .errors import ConversionError
+from .model_config import open_clip_config, open_clip_model_cfg
+from .preprocessing import image_processor_of, preprocess_cfg_of, tokenizer_of
+from .presets import PRESETS
+from .sources import CONFIG_NAME, Source, check_arguments, check_output, load_model_cfg, locate
+from .tensors import Tensors, open_tensors
+from .weights import entries, to_open_clip
+
+
+WEIGHTS_NAME = "open_clip_model.safetensors"
+POSITIONS = "visual.positional_embedding"
+_NAMED_AT_MOST = 5
+
+
+def convert_open_clip(
+    source: str | Path,
+    output_dir: str | Path,
+    config: Mapping[str, Any] | str | Path | None = None,
+    tokenizer: str | Path | None = None,
+) -> CoCaForCaptioning:
+    """
+    Writes open_clip's checkpoint as a saved folder that `from_pretrained`, `pipeline` and the commands load.
+
+    Args:
+        source: A weights file (`.safetensors`, or what torch.save wrote: a state dict or a training checkpoint), a
+            folder with one, or a Hub repository.
+        output_dir: The folder to make; it may exist if it is empty.
+        config: open_clip's model_cfg or whole configuration, the path of a JSON file with either, or the name of one
+            of its models ("coca_ViT-B-32", "coca_ViT-L-14", "coca_base"), for a source without
+            `open_clip_config.json`. It takes precedence over that file.
+        tokenizer: Vocabulary file, folder or Hub repository, for a source without a tokenizer.
+
+    Returns:
+        The model, loaded from the new folder.
+
+    Raises:
+        ConversionError: Something cannot be read, is not supported or does not fit; the message names it. Then there
+            is no folder at `output_dir`.
+
+    Nothing in the checkpoint is executed, and every tensor in it has to have its place: one that is missing, left over
+    or of another shape stops the conversion. Tensors keep their type. Memory stays below twice the checkpoint's size.
+    """
+    check_arguments(source, output_dir, config, tokenizer)
+    output = Path(output_dir)
+    found = locate(source)
+    content = _configuration(config, found, source)
+    ours = open_clip_config(content)
+    processor = CoCaProcessor(
+        image_processor_of(content.get("preprocess_cfg") or {}, ours), tokenizer_of(tokenizer, found.tokenizer, ours)
+    )
+    _take_special_tokens(ours, processor.tokenizer)
+    with _staged(output) as folder:
+        with open_tensors(found.weights) as tensors:
+            _model_of(ours, tensors, found.weights).save_pretrained(folder)
+        processor.save_pretrained(folder)
+        write_card(folder, str(source), ours)
+    return CoCaForCaptioning.from_pretrained(output)
+
+
+def _configuration(
+    config: Mapping[str, Any] | str | Path | None, found: Source, source: str | Path
+) -> Mapping[str, Any]:
+    """model_cfg, or the whole of a configuration file."""
+    if isinstance(config, Mapping):
+        return config
+    if config is not None:
+        return PRESETS[str(config)] if str(config) in PRESETS else load_model_cfg(Path(config))
+    if found.config is None:
+        raise ConversionError(
+            f"'{source}' has no {CONFIG_NAME}. Say which model it is: {', '.join(sorted(PRESETS))}, or the path of a "
+            "model_cfg."
+        )
+    return found.config
+
+
+def _take_special_tokens(config: CoCaConfig, tokenizer: Any) -> None:
+    """Captions start and end with the tokenizer's tokens; where a tower looks for its end token, that one stays."""
+    config.text_config.bos_token_id = tokenizer.bos_token_id
+    if config.text_config.pool_type != "eos":
+        config.text_config.eos_token_id = tokenizer.eos_token_id
+
+
+@contextmanager
+def _staged(output: Path) -> Iterator[Path]:
+    """A folder beside `output` that takes its place when all is written, and is gone if anything fails."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)  # mkdtemp's is for its owner alone
+        if output.exists():
+            output.rmdir()
+        folder.rename(output)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _model_of(config: CoCaConfig, tensors: Tensors, path: Path) -> CoCaForCaptioning:
+    """The model with the checkpoint's own tensors: views of the file where it can be mapped."""
+    if "logit_scale" in tensors:
+        # Training code writes () or (1,) whatever the configuration says, and open_clip reads either.
+        config.nonscalar_logit_scale = len(tensors.shape("logit_scale")) == 1
+    with torch.device("meta"):
+        model = CoCaForCaptioning(config)
+    table = entries(config)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    _account_for(tensors, {entry.theirs: entry.their_shape(shapes) for entry in table}, path)
+    if config.vision_config.position_embedding_type == "sincos":
+        _check_positions(tensors[POSITIONS], config, path)
+    for entry in table:
+        # One after the other: of a stacked or transposed tensor, only the parts are kept.
+        model.load_state_dict(entry.to_ours(tensors[entry.theirs]), strict=False, assign=True)
+    model.config.dtype = _common_dtype(model)
+    return model.eval()
+
+
+def _account_for(tensors: Tensors, expected: dict[str, tuple[int, ...]], path: Path) -> None:
+    """Raises unless `tensors` are exactly the expected ones."""
+    problems = [
+        ("lacks", [name for name in expected if name not in tensors]),
+        ("has, beyond what its configuration describes,", [name for name in tensors if name not in expected]),
+        (
+            "has in another shape",
+            [
+                f"{name} {tensors.shape(name)}, expected {shape}"
+                for name, shape in expected.items()
+                if name in tensors and tensors.shape(name) != shape
+            ],
+        ),
+    ]
+    said = [
+        f"{what} {', '.join(names[:_NAMED_AT_MOST])}"
+        + (f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else "")
+        for what, names in problems
+        if names
+    ]
+    if said:
+        raise ConversionError(f"'{path}' {'; '.join(said)}. Its configuration may be another model's.")
+
+
+def _check_positions(table: torch.Tensor, config: CoCaConfig, path: Path) -> None:
+    vision: Any = config.vision_config
+    expected = sincos_position_embedding(vision.hidden_size, vision.grid_size)
+    if not torch.equal(table, expected.to(table.dtype)):
+        raise ConversionError(f"'{path}' has another {POSITIONS} than the sine-cosine table of its configuration.")
+
+
+def _common_dtype(model: torch.nn.Module) -> torch.dtype:
+    """The widest type among the model's tensors, so that loading it loses nothing."""
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    widest = torch.float16 if dtypes == {torch.float16} else dtypes.pop()
+    for dtype in dtypes:
+        widest = torch.promote_types(widest, dtype)
+    return widest
+
+
+def export_open_clip(
+    model: CoCaForCaptioning, output_dir: str | Path, image_processor: CoCaImageProcessor | None = None
+) -> None:
+    """
+    Writes `open_clip_config.json` and `open_clip_model.safetensors`, bit for bit what was converted.
+
+    open_clip loads the folder as "local-dir:" and its path.
+
+    Args:
+        model: A captioner; open_clip's CoCa has no form without decoder.
+        output_dir: The folder to make; it may exist if it is empty.
+        image_processor: Says how images are prepared. By default, that of the folder the model was loaded from; for a
+            model that was not loaded, open_clip's default.
+
+    Raises:
+        ConversionError: open_clip's CoCa cannot express the model; the message names what it is.
+    """
+    if not isinstance(model, CoCaForCaptioning):
+        raise ConversionError(f"A {type(model).__name__} has no decoder, and open_clip's CoCa no form without one.")
+    check_output(output_dir)
+    model_cfg = open_clip_model_cfg(model.config)
+    if image_processor is None:
+        image_processor = _image_processor_beside(model)
+    content = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg_of(image_processor)}
+    with _staged(Path(output_dir)) as folder:
+        (folder / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        tensors = to_open_clip(entries(model.config), model.state_dict())
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_NAME)
+
+
+def _image_processor_beside(model: CoCaForCaptioning) -> CoCaImageProcessor:
+    folder = Path(model.name_or_path) if model.name_or_path else None
+    if folder is not None and (folder / "processor_config.json").is_file():
+        return CoCaImageProcessor.from_pretrained(folder)
+    return image_processor_of({}, model.config)
