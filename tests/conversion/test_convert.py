@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An open_clip checkpoint becomes a saved folder, and comes back bit for bit."""
 
+import errno
 import json
 import pickle
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
@@ -393,10 +395,19 @@ def test_an_empty_output_folder_is_filled(checkpoint, tmp_path):
     assert (tmp_path / "out" / "config.json").exists()
 
 
-def test_a_conversion_that_fails_while_writing_leaves_nothing(checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), ConversionError("Cannot write '.*out': .*No space left")),
+        (SafetensorError("I/O error: No space left"), ConversionError("Cannot write '.*out': .*No space left")),
+        (KeyboardInterrupt(), KeyboardInterrupt("")),
+        (ZeroDivisionError("a mistake of ours"), ZeroDivisionError("a mistake of ours")),
+    ],
+)
+def test_a_conversion_that_fails_while_writing_leaves_nothing(checkpoint, tmp_path, failure, raised):
     with (
-        mock.patch("coca_hf.conversion.convert.write_card", side_effect=OSError("No space left on device")),
-        pytest.raises(OSError, match="No space left"),
+        mock.patch("coca_hf.conversion.convert.write_card", side_effect=failure),
+        pytest.raises(type(raised), match=str(raised)),
     ):
         convert_open_clip(checkpoint, tmp_path / "out")
     assert_nothing_was_left(tmp_path / "out")

@@ -16,6 +16,7 @@ from ..captioning.errors import CaptioningError
 from . import console
 from .caption import caption
 from .classify import classify
+from .convert import convert
 from .embed import embed
 
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command()(caption)
 app.command()(embed)
 app.command()(classify)
+app.command()(convert)
 
 
 def _show_version(wanted: bool) -> None:

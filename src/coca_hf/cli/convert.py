@@ -25,11 +25,16 @@ def convert(
 
     try:
         check_arguments(source, output, config, tokenizer)
-        from ..conversion.convert import convert_open_clip
-
-        console.silence_libraries()
-        model = convert_open_clip(source, output, config, tokenizer)
     except ConversionError as error:
         raise console.UsageError(str(error).rstrip(".")) from error
+
+    from ..conversion.convert import convert_open_clip
+
+    console.silence_libraries()
+    try:
+        model = convert_open_clip(source, output, config, tokenizer)
+    except ConversionError as error:
+        console.complain(str(error))
+        raise typer.Exit(1) from error
     if not quiet:
         console.complain(f"{model.num_parameters():,} parameters are in {output}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ..configuration_coca import CoCaConfig
@@ -54,8 +55,8 @@ def convert_open_clip(
         The model, loaded from the new folder.
 
     Raises:
-        ConversionError: Something cannot be read, is not supported or does not fit; the message names it. Then there
-            is no folder at `output_dir`.
+        ConversionError: Something cannot be read or written, is not supported or does not fit; the message names it.
+            Then there is no folder at `output_dir`.
 
     Nothing in the checkpoint is executed, and every tensor in it has to have its place: one that is missing, left over
     or of another shape stops the conversion. Tensors keep their type. Memory stays below twice the checkpoint's size.
@@ -103,16 +104,20 @@ def _take_special_tokens(config: CoCaConfig, tokenizer: Any) -> None:
 @contextmanager
 def _staged(output: Path) -> Iterator[Path]:
     """A folder beside `output` that takes its place when all is written, and is gone if anything fails."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    folder = None
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
         yield folder
         folder.chmod(0o755)  # mkdtemp's is for its owner alone
         if output.exists():
             output.rmdir()
         folder.rename(output)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno is not None):
+            raise ConversionError(f"Cannot write '{output}': {error}.") from error
         raise
 
 
