@@ -5,6 +5,8 @@
 import json
 import logging
 import pickle
+import tempfile
+import unittest
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
+from transformers_tests.test_tokenization_common import TokenizerTesterMixin
 
 from coca_hf import tokenization_coca
 from coca_hf.tokenization_coca import CoCaTokenizer, clean_text, vocabulary_from_merges
@@ -96,9 +99,10 @@ def test_left_truncation_keeps_both_special_tokens(tokenizer):
 
 
 def test_a_tokenizer_without_end_token_writes_prompts(tokenizer):
-    prompts = CoCaTokenizer.from_open_clip_vocabulary(MERGES)
-    prompts.add_eos_token = False
+    prompts = CoCaTokenizer.from_open_clip_vocabulary(MERGES, add_eos_token=False)
     assert prompts("a cat")["input_ids"] == tokenizer("a cat")["input_ids"][:-1]
+    prompts.add_eos_token = True
+    assert prompts("a cat")["input_ids"] == tokenizer("a cat")["input_ids"]
 
 
 def test_tensors_come_on_request(tokenizer):
@@ -160,11 +164,12 @@ def test_a_saved_tokenizer_comes_back_the_same(tokenizer, tmp_path):
     assert "!" not in loaded.get_added_vocab()
 
 
-def test_a_saved_prompt_tokenizer_stays_one(tokenizer, tmp_path):
-    prompts = CoCaTokenizer.from_open_clip_vocabulary(MERGES)
-    prompts.add_eos_token = False
+def test_a_saved_prompt_tokenizer_stays_one_until_told_otherwise(tokenizer, tmp_path):
+    prompts = CoCaTokenizer.from_open_clip_vocabulary(MERGES, add_eos_token=False)
     prompts.save_pretrained(tmp_path)
     assert CoCaTokenizer.from_pretrained(tmp_path)("a cat").input_ids == prompts("a cat").input_ids
+    complete = CoCaTokenizer.from_pretrained(tmp_path, add_eos_token=True)
+    assert complete("a cat").input_ids == tokenizer("a cat").input_ids
 
 
 def test_the_saved_file_serves_the_tokenizers_library_alone(tokenizer, tmp_path):
@@ -255,3 +260,20 @@ def test_without_ftfy_texts_are_composed_and_one_warning_names_the_difference(to
         assert clean_text("Cafe\u0301 &amp; dog’s") == "café & dog’s"
         clean_text("again")
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["ftfy is not installed"]
+
+
+class CoCaTokenizationTest(TokenizerTesterMixin, unittest.TestCase):
+    tokenizer_class = CoCaTokenizer
+    # For tokenizers that transformers rebuilds from their vocabulary; this one reads its file as it is.
+    test_tokenizer_from_extractor = False
+
+    @classmethod
+    def setUpClass(cls):
+        cls.tmpdirname = tempfile.mkdtemp()
+        # A context that pad_to_multiple_of=8 divides.
+        CoCaTokenizer(model_max_length=80).train_new_from_iterator(SCENES, vocab_size=560).save_pretrained(
+            cls.tmpdirname
+        )
+        cls.from_pretrained_id = [cls.tmpdirname]
+        cls.tokenizers_list = [(CoCaTokenizer, cls.tmpdirname, {})]
+        cls._data = " ".join(SCENES)

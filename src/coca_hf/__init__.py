@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .tokenization_coca import CoCaTokenizer
 
 
-__version__ = version("coca-hf")
-
 _MODULES = {
     "CoCaConfig": "configuration_coca",
     "CoCaForCaptioning": "modeling_coca",
@@ -68,9 +66,12 @@ def example_images() -> list[Path]:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name == "__version__":
+        value: Any = version("coca-hf")
+    elif name in _MODULES:
+        value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value
 

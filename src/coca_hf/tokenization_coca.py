@@ -148,6 +148,8 @@ class CoCaTokenizer(TokenizersBackend):
         pad_token: Fills a batch.
         unk_token: Never produced by a byte-level vocabulary; for tokenizers of another make.
         model_max_length: Where `truncation=True` cuts, in tokens: the context length of the model.
+        kwargs: Arguments of every tokenizer, such as `padding_side`, `add_bos_token` and `add_eos_token`; the latter
+            two are True unless the tokenizer was saved with something else.
     """
 
     _auto_class = "AutoTokenizer"
@@ -188,14 +190,14 @@ class CoCaTokenizer(TokenizersBackend):
             pad_token is not None and str(pad_token) not in added and (backend.token_to_id(str(pad_token)) is not None)
         )
         frame = backend.encode("").ids if backend.post_processor is not None else None
+        kwargs.setdefault("add_bos_token", frame is None or backend.token_to_id(str(bos_token)) in frame)
+        kwargs.setdefault("add_eos_token", frame is None or backend.token_to_id(str(eos_token)) in frame)
         super().__init__(
             bos_token=bos_token,
             eos_token=eos_token,
             pad_token=None if pad_is_ordinary else pad_token,
             unk_token=unk_token,
             model_max_length=model_max_length,
-            add_bos_token=frame is None or backend.token_to_id(str(bos_token)) in frame,
-            add_eos_token=frame is None or backend.token_to_id(str(eos_token)) in frame,
             **kwargs,
         )
         if pad_is_ordinary:
