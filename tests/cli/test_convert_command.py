@@ -5,9 +5,18 @@
 from pathlib import Path
 
 import pytest
+from transformers.utils import logging
 
 from coca_hf.conversion import export_open_clip
 from coca_hf.modeling_coca import CoCaForCaptioning
+
+
+@pytest.fixture(autouse=True)
+def no_bars():
+    """The command switches them off, but not for a whole test run."""
+    logging.disable_progress_bar()
+    yield
+    logging.enable_progress_bar()
 
 
 @pytest.fixture

@@ -400,7 +400,7 @@ def test_an_empty_output_folder_is_filled(checkpoint, tmp_path):
     [
         (OSError(errno.ENOSPC, "No space left on device"), ConversionError("Cannot write '.*out': .*No space left")),
         (SafetensorError("I/O error: No space left"), ConversionError("Cannot write '.*out': .*No space left")),
-        (KeyboardInterrupt(), KeyboardInterrupt("")),
+        (KeyboardInterrupt("now"), KeyboardInterrupt("now")),
         (ZeroDivisionError("a mistake of ours"), ZeroDivisionError("a mistake of ours")),
     ],
 )

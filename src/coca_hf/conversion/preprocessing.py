@@ -171,7 +171,7 @@ def _from_tokenizer_file(path: Path, config: CoCaConfig) -> CoCaTokenizer:
     text: Any = config.text_config
     settings = path.with_name("tokenizer_config.json")
     named = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-    special = {"pad_token": backend.id_to_token(text.pad_token_id)}
+    special: dict[str, Any] = {"pad_token": backend.id_to_token(text.pad_token_id)}
     for name, usual in _SPECIAL_TOKENS.items():
         token = named.get(name)
         candidates = [token["content"] if isinstance(token, dict) else token] if token else usual
