@@ -74,7 +74,7 @@ def _no_config(folder: str) -> str:
     if not os.path.isdir(folder):
         return f"{folder!r} is a file, not a saved model's folder"
     if Path(folder, "open_clip_config.json").exists():
-        return f"{folder!r} holds an open_clip checkpoint: convert it with coca_hf.conversion.convert_open_clip first"
+        return f"{folder!r} holds an open_clip checkpoint: convert it with coca-hf convert first"
     return f"{folder!r} has no config.json, so it is not a saved model's folder"
 
 
