@@ -4,7 +4,6 @@
 
 from typing import Annotated
 
-from ..captioning.embedding_sinks import check_embedding_output, open_embedding_sink
 from ..captioning.runner import Task
 from .console import as_usage_error
 from .options import BatchSize, Device, DType, Model, Paths, Quiet, check_batch_size, model_choice, option
@@ -21,6 +20,9 @@ def embed(
     quiet: Quiet = False,
 ) -> None:
     """Embed images: files, folders and quoted globs."""
+    # Here, because it brings numpy along, which the help of no command should wait for.
+    from ..captioning.embedding_sinks import check_embedding_output, open_embedding_sink
+
     check_batch_size(batch_size)
     with as_usage_error():
         check_embedding_output(output)

@@ -15,7 +15,8 @@ from ..captioning.runner import Record, Task, run
 from ..captioning.sinks import STDOUT, JsonLinesSink, LineSink, Sink
 from ..captioning.sources import count_inputs, iter_inputs
 from ..captioning.text import count, duration, printable
-from .console import as_usage_error, complain, progress, silence_libraries
+from . import console
+from .console import as_usage_error, complain, progress
 
 
 def run_images(
@@ -91,7 +92,7 @@ class _LateTask:
 
     def load(self) -> Task:
         if self.task is None:
-            silence_libraries()
+            console.silence_libraries()
             self.task = self.load_task()
         return self.task
 
