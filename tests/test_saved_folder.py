@@ -4,6 +4,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,14 +78,31 @@ def load_as_a_stranger(folder: Path, again: Path, home: Path) -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+def download(folder: Path, repository: str, home: Path) -> None:
+    """Lays out the cache as if `repository` held the folder and had been downloaded."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = home / "hub" / f"models--{repository.replace('/', '--')}"
+    shutil.copytree(folder, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """The folder, its copy saved by a stranger, and what strangers found in either."""
+    """The folder, its copy saved by a stranger, and what strangers found in either and in a Hub repository."""
     root = tmp_path_factory.mktemp("saved")
     first = save_tiny_folder(root / "first")
     found = load_as_a_stranger(first, root / "again", root / "home")
     found_again = load_as_a_stranger(root / "again", root / "third", root / "other_home")
-    return {"first": first, "again": root / "again", "found": found, "found again": found_again}
+    download(first, "someone/tiny", root / "third_home")
+    found_on_hub = load_as_a_stranger("someone/tiny", root / "fourth", root / "third_home")
+    return {
+        "first": first,
+        "again": root / "again",
+        "found": found,
+        "found again": found_again,
+        "found on the Hub": found_on_hub,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +123,7 @@ def expected(saved):
     }
 
 
-every_generation = pytest.mark.parametrize("generation", ["found", "found again"])
+every_generation = pytest.mark.parametrize("generation", ["found", "found again", "found on the Hub"])
 
 
 def test_the_folder_holds_every_file(saved):

@@ -144,8 +144,9 @@ def test_spaces_before_punctuation_go_when_asked(tokenizer):
     )
 
 
+# Characters that Python does not know yet may have a lower case that the backend knows.
 @settings(deadline=None, max_examples=200)
-@given(text=st.text(max_size=40))
+@given(text=st.text(st.characters(exclude_categories=("Cs", "Cn")), max_size=40))
 def test_no_character_is_lost(tokenizer, text):
     decoded = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
     assert decoded.replace(" ", "") == clean_text(text).replace(" ", "")
