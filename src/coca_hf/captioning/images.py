@@ -7,6 +7,7 @@ import os
 import re
 import struct
 import warnings
+from functools import lru_cache
 from typing import BinaryIO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -69,8 +70,15 @@ def read_image(path: str) -> Image.Image:
             raise ImageError(_reason(error)) from error
 
 
+@lru_cache
+def _known_formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with: AVIF came late."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _read(file: BinaryIO) -> Image.Image:
-    image_file = Image.open(file, formats=FORMATS)
+    image_file = Image.open(file, formats=_known_formats())
     _check_size(image_file)
     _reduce_while_decoding(image_file)
     image_file.load()
@@ -128,7 +136,7 @@ def _averageable(image: Image.Image) -> Image.Image:
 def _reason(error: Exception) -> str:
     """What an exception of Pillow says, as one line without the addresses of objects."""
     if isinstance(error, UnidentifiedImageError):
-        return f"not a readable image of a known format ({', '.join(FORMATS)})"
+        return f"not a readable image of a known format ({', '.join(_known_formats())})"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
     if isinstance(error, MemoryError):
