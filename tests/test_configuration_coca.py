@@ -64,6 +64,16 @@ REFUSED = [
         {"attentional_pooling": "cascade", "pooler_hidden_size": 768, "pool_type": "mean"},
         ["pool_type='mean'", "attentional_pooling='cascade'"],
     ),
+    (
+        CoCaVisionConfig,
+        {"contrastive_pooler_hidden_size": 256},
+        ["contrastive_pooler_hidden_size=256", "attentional_pooling='separate'"],
+    ),
+    (
+        CoCaVisionConfig,
+        {"attentional_pooling": "separate", "contrastive_pooler_hidden_size": 500},
+        ["contrastive_pooler_hidden_size=500", "num_pooler_attention_heads=8"],
+    ),
     (CoCaVisionConfig, {"pool_type": "argmax"}, ["pool_type", "argmax", "mean"]),
     (CoCaVisionConfig, {"final_norm_after_pool": True}, ["final_norm_after_pool=True", "attentional_pooling='none'"]),
     (CoCaTextConfig, {"hidden_size": 100}, ["hidden_size=100", "multiple of num_attention_heads=8"]),
@@ -202,6 +212,7 @@ def test_the_text_config_is_what_the_library_takes_for_the_vocabulary():
         ({}, 24),
         ({"attentional_pooling": "none"}, 32),
         ({"attentional_pooling": "parallel", "pooler_hidden_size": 32}, 32),
+        ({"attentional_pooling": "separate", "contrastive_pooler_hidden_size": 16}, 24),
     ],
 )
 def test_the_decoder_attends_to_image_tokens_of_the_width_that_the_vision_tower_gives(vision, expected):
@@ -235,6 +246,7 @@ OTHER_VALUES = {
         "use_pre_norm": False,
         "attentional_pooling": "none",
         "pooler_hidden_size": 32,
+        "contrastive_pooler_hidden_size": 16,
         "num_pooler_queries": 6,
         "num_pooler_attention_heads": 2,
         "pool_type": "mean",
@@ -285,6 +297,7 @@ FIELDS = [(part, field) for part, fields in OTHER_VALUES.items() for field in fi
 # What a field needs around it, before and after, to have its effect.
 CONTEXT = {
     ("vision_config", "final_norm_after_pool"): {"vision_config": {"attentional_pooling": "none"}},
+    ("vision_config", "contrastive_pooler_hidden_size"): {"vision_config": {"attentional_pooling": "separate"}},
     ("text_config", "eos_token_id"): {"text_config": {"pool_type": "eos"}},
 }
 # What has to change with a field for the towers and the decoder to fit each other.

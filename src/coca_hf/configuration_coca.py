@@ -125,8 +125,11 @@ class CoCaVisionConfig(_CoCaTowerConfig):
             Where the contrastive vector and the decoder's image tokens come from. `"single"`: one pooler gives
             both, the first token for the vector and the rest for the decoder. `"parallel"` and `"cascade"`: one pooler
             gives the image tokens, a second one with one query gives the vector, from the encoder or from the
-            first pooler's output (as in the paper, section 3.2). `"none"`: no pooler; the class token and the patches.
+            first pooler's output (as in the paper, section 3.2). `"separate"`: as `"parallel"`, but each pooler has a
+            width and a norm of its own (as in CONCH). `"none"`: no pooler; the class token and the patches.
         pooler_hidden_size (`int`, defaults to 512): Width of the poolers' output, unused without a pooler.
+        contrastive_pooler_hidden_size (`int`, *optional*):
+            With `"separate"`, width of the second pooler's output, where it is not `pooler_hidden_size`.
         num_pooler_queries (`int`, defaults to 256): Learned queries of the first pooler.
         num_pooler_attention_heads (`int`, defaults to 8): Heads of the poolers.
         pool_type (`str`, defaults to `"cls"`):
@@ -158,8 +161,9 @@ class CoCaVisionConfig(_CoCaTowerConfig):
     patch_dropout: int | float = 0.0
     position_embedding_type: Literal["learned", "sincos"] = "learned"
     use_pre_norm: bool = True
-    attentional_pooling: Literal["none", "single", "parallel", "cascade"] = "single"
+    attentional_pooling: Literal["none", "single", "parallel", "cascade", "separate"] = "single"
     pooler_hidden_size: int = 512
+    contrastive_pooler_hidden_size: int | None = None
     num_pooler_queries: int = 256
     num_pooler_attention_heads: int = 8
     pool_type: Literal["cls", "mean", "none"] = "cls"
@@ -174,6 +178,11 @@ class CoCaVisionConfig(_CoCaTowerConfig):
             raise ValueError(f"patch_size={self.patch_size} must not exceed image_size={self.image_size}.")
         if self.position_embedding_type == "sincos":
             self._validate_sincos()
+        if self.contrastive_pooler_hidden_size is not None and self.attentional_pooling != "separate":
+            raise ValueError(
+                f"contrastive_pooler_hidden_size={self.contrastive_pooler_hidden_size} needs "
+                "attentional_pooling='separate': the poolers of the other kinds share their width."
+            )
         if self.attentional_pooling != "none":
             self._validate_pooler()
 
@@ -193,6 +202,9 @@ class CoCaVisionConfig(_CoCaTowerConfig):
         _require_at_least(self, "num_pooler_attention_heads", 1)
         _require_at_least(self, "num_pooler_queries", 2 if self.attentional_pooling == "single" else 1)
         _require_multiple(self, "pooler_hidden_size", "num_pooler_attention_heads")
+        if self.contrastive_pooler_hidden_size is not None:
+            _require_at_least(self, "contrastive_pooler_hidden_size", 1)
+            _require_multiple(self, "contrastive_pooler_hidden_size", "num_pooler_attention_heads")
         if self.final_norm_after_pool:
             raise ValueError("final_norm_after_pool=True needs attentional_pooling='none'.")
         if self.attentional_pooling != "single" and self.pool_type != "cls":
@@ -200,7 +212,7 @@ class CoCaVisionConfig(_CoCaTowerConfig):
                 f"pool_type={self.pool_type!r} contradicts attentional_pooling={self.attentional_pooling!r}, whose "
                 "second pooler has one query: use pool_type='cls'."
             )
-        if self.attentional_pooling != "single" and self.pooler_hidden_size != self.hidden_size:
+        if self.attentional_pooling in ("parallel", "cascade") and self.pooler_hidden_size != self.hidden_size:
             # The final norm precedes the poolers, and the second pooler of a cascade reads the first one's output.
             raise ValueError(
                 f"pooler_hidden_size={self.pooler_hidden_size} must equal hidden_size={self.hidden_size} with "
@@ -215,8 +227,13 @@ class CoCaVisionConfig(_CoCaTowerConfig):
 
     @property
     def output_size(self) -> int:
-        """Width of the pooled vector before its projection, and of the image tokens that the decoder attends to."""
+        """Width of the image tokens that the decoder attends to."""
         return self.hidden_size if self.attentional_pooling == "none" else self.pooler_hidden_size
+
+    @property
+    def vector_size(self) -> int:
+        """Width of the pooled vector before its projection."""
+        return self.contrastive_pooler_hidden_size or self.output_size
 
 
 @strict
@@ -420,7 +437,7 @@ class CoCaConfig(PreTrainedConfig):
             config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         except OSError as error:
             config, unused, failure = {}, {}, error
-        # Of a folder without config.json the library takes the defaults, and in the end complains of the weights' name.
+        # Of a folder without config.json the library takes the defaults, and later complains of the weights' name.
         if not config and _is_open_clip_checkpoint(pretrained_model_name_or_path, kwargs):
             raise OSError(
                 f"'{pretrained_model_name_or_path}' holds an open_clip checkpoint, which has to be converted first: "
@@ -430,8 +447,10 @@ class CoCaConfig(PreTrainedConfig):
             raise failure
         return config, unused
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Saves the configuration with the model's Python files, and says which Auto class and pipeline is in which."""
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Saves the configuration with the model's Python files, and says which of them holds which class."""
         self.auto_map = {
             "AutoConfig": "configuration_coca.CoCaConfig",
             "AutoModel": "modeling_coca.CoCaModel",

@@ -66,9 +66,9 @@ def image_text_contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, logit
 class CoCaVisionModelOutput(BaseModelOutputWithPooling):
     r"""
     last_hidden_state (`torch.FloatTensor` of shape `(batch, 1 + patches, hidden)`): The encoder's output.
-    pooler_output (`torch.FloatTensor` of shape `(batch, output_size)`):
+    pooler_output (`torch.FloatTensor` of shape `(batch, vector_size)`):
         The contrastive vector before its projection, or the projected one where it comes from
-        `CoCaModel.get_image_features`; `(batch, tokens, output_size)` with `pool_type="none"`.
+        `CoCaModel.get_image_features`; `(batch, tokens, vector_size)` with `pool_type="none"`.
     image_tokens (`torch.FloatTensor` of shape `(batch, image tokens, output_size)`): What the decoder attends to.
     cross_attentions (`tuple[torch.FloatTensor]`, *optional*):
         The poolers' attention weights, each of shape `(batch, heads, queries, 1 + patches)`.
@@ -201,6 +201,11 @@ class CoCaVisionEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         """(batch, channels, height, width) -> (batch, 1 + patches, hidden)."""
+        if pixel_values.ndim != 4:
+            raise ValueError(
+                f"pixel_values has the shape {tuple(pixel_values.shape)}, but must have (batch, channels, height, "
+                "width); for one image, that is a batch of one."
+            )
         expected = self.config.image_size
         expected = (expected, expected) if isinstance(expected, int) else tuple(expected)
         given = tuple(pixel_values.shape[-2:])
@@ -481,9 +486,8 @@ class CoCaCrossAttentionLayer(GradientCheckpointingLayer):
 class CoCaAttentionPooler(nn.Module):
     """Learned queries that attend to all tokens of an image (CoCa, section 3.2)."""
 
-    def __init__(self, config: CoCaVisionConfig, num_queries: int):
+    def __init__(self, config: CoCaVisionConfig, num_queries: int, size: int):
         super().__init__()
-        size = config.pooler_hidden_size
         self.query = nn.Parameter(torch.empty(num_queries, size))
         self.query_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.context_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -609,11 +613,25 @@ class CoCaVisionModel(CoCaPreTrainedModel):
         )
         self.layers = nn.ModuleList([CoCaLayer(config) for _ in range(config.num_hidden_layers)])
         pooling = config.attentional_pooling
-        self.pooler = CoCaAttentionPooler(config, config.num_pooler_queries) if pooling != "none" else None
-        self.contrastive_pooler = (
-            CoCaAttentionPooler(config, num_queries=1) if pooling in ("parallel", "cascade") else None
+        self.pooler = (
+            CoCaAttentionPooler(config, config.num_pooler_queries, config.pooler_hidden_size)
+            if pooling != "none"
+            else None
         )
-        self.post_layernorm = nn.LayerNorm(config.output_size, eps=config.layer_norm_eps)
+        self.contrastive_pooler = (
+            CoCaAttentionPooler(config, 1, config.vector_size)
+            if pooling in ("parallel", "cascade", "separate")
+            else None
+        )
+        # Before two poolers, behind one.
+        self.post_layernorm = nn.LayerNorm(
+            config.output_size if pooling == "single" else config.hidden_size, eps=config.layer_norm_eps
+        )
+        has_norms = pooling == "separate"
+        self.pooler_norm = nn.LayerNorm(config.output_size, eps=config.layer_norm_eps) if has_norms else nn.Identity()
+        self.contrastive_pooler_norm = (
+            nn.LayerNorm(config.vector_size, eps=config.layer_norm_eps) if has_norms else nn.Identity()
+        )
         self.post_init()
 
     def _global_pool(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -628,9 +646,10 @@ class CoCaVisionModel(CoCaPreTrainedModel):
         """(batch, 1 + patches, hidden) -> as `_global_pool` (open_clip's `VisionTransformer._pool`)."""
         if self.contrastive_pooler is not None:
             hidden_states = self.post_layernorm(hidden_states)
-            image_tokens = self.pooler(hidden_states)
+            image_tokens = self.pooler_norm(self.pooler(hidden_states))
             is_cascade = self.config.attentional_pooling == "cascade"
-            return self.contrastive_pooler(image_tokens if is_cascade else hidden_states)[:, 0], image_tokens
+            vector = self.contrastive_pooler(image_tokens if is_cascade else hidden_states)[:, 0]
+            return self.contrastive_pooler_norm(vector), image_tokens
         if self.config.final_norm_after_pool:
             pooled, image_tokens = self._global_pool(hidden_states)
             return self.post_layernorm(pooled), image_tokens
@@ -703,12 +722,15 @@ def _key_masked_attention_mask(
             config=config, inputs_embeds=inputs_embeds, attention_mask=key_mask, past_key_values=past_key_values
         )
     # To flash kernels a masked key is padding: they would drop its query as well.
-    query_length = inputs_embeds.shape[1]
+    query_length, past_length, kv_length = inputs_embeds.shape[1], 0, key_mask.shape[1]
+    if past_key_values is not None:
+        # A static cache has more keys than tokens.
+        past_length, (kv_length, _) = past_key_values.get_seq_length(), past_key_values.get_mask_sizes(query_length, 0)
     return sdpa_mask(
         batch_size=len(inputs_embeds),
         q_length=query_length,
-        kv_length=key_mask.shape[1],
-        q_offset=key_mask.shape[1] - query_length,
+        kv_length=kv_length,
+        q_offset=past_length,
         mask_function=causal_mask_function if config.is_causal else bidirectional_mask_function,
         attention_mask=key_mask,
         allow_is_causal_skip=False,
@@ -930,7 +952,7 @@ class CoCaModel(CoCaPreTrainedModel):
         text_config, vision_config = config.text_config, config.vision_config
         self.vision_model = CoCaVisionModel._from_config(vision_config)
         self.text_model = CoCaTextModel._from_config(text_config)
-        self.visual_projection = nn.Linear(vision_config.output_size, config.projection_dim, bias=False)
+        self.visual_projection = nn.Linear(vision_config.vector_size, config.projection_dim, bias=False)
         self.text_projection = (
             nn.Identity()
             if text_config.projection_type == "none"
@@ -1082,6 +1104,8 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         self.loss_type = "ForCausalLM"
         self.lm_head = nn.Linear(config.multimodal_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+        # Captions end by themselves or where the context does. The library's pipelines ask for 256 tokens otherwise.
+        self.generation_config.max_length = config.text_config.max_position_embeddings
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
