@@ -23,6 +23,7 @@ help:
 	@echo 'make clean          removes .venv and everything fetched or built'
 
 demo: $(VENV)/.runtime
+	@mkdir -p build
 	$(BIN)/coca-hf caption src/coca_hf/assets/examples --report build/demo.html
 	@echo 'The same, with the pictures: build/demo.html'
 
