@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from coca_hf import CoCaModel
 from coca_hf.captioning.errors import ModelError
-from coca_hf.captioning.models import ModelChoice, check_device, check_model, load_config, load_model
+from coca_hf.captioning.models import ModelChoice, check_device, check_model, load_config, load_model, load_processor
 from tiny_folder import save_tiny_folder
 
 
@@ -159,3 +160,30 @@ def test_an_invalid_configuration_is_named_with_its_reason(folder):
 def test_a_hub_id_that_is_nowhere_is_one_line():
     with pytest.raises(ModelError, match=r"^cannot load the model 'nobody/nothing': [^\n]+$"):
         load_config(ModelChoice("nobody/nothing"))
+
+
+def test_weights_without_a_decoder_are_not_filled_up_with_random_numbers(folder, tmp_path):
+    CoCaModel.from_pretrained(folder).save_pretrained(tmp_path / "towers")
+    choice = ModelChoice(str(tmp_path / "towers"), "cpu")
+    load_model(choice, "towers")
+    with pytest.raises(ModelError, match=r"lack decoder\.\S+ and \d+ more, as its config.json has it$"):
+        load_model(choice, "captioner")
+
+
+def test_weights_of_another_size_are_not_replaced_by_random_numbers(folder):
+    change_config(folder, projection_dim=10)
+    with pytest.raises(ModelError, match=r"have another size for \S*projection"):
+        load_model(ModelChoice(str(folder), "cpu"), "towers")
+
+
+def test_a_folder_without_a_vocabulary_is_incomplete(folder):
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"has no tokenizer.json"):
+        load_processor(ModelChoice(str(folder)))
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"model": {"type": "BPE"}}'])
+def test_a_damaged_vocabulary_is_named(folder, text):
+    (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(ModelError, match=r"^'\S+/tokenizer.json' is not a valid tokenizer: [^\n]+$"):
+        load_processor(ModelChoice(str(folder)))

@@ -5,7 +5,7 @@
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -94,7 +94,23 @@ def load_processor(choice: ModelChoice) -> Any:
     """Raises `ModelError`."""
     from transformers import AutoProcessor
 
+    _check_tokenizer(choice.name)
     return _loaded(choice, AutoProcessor)
+
+
+def _check_tokenizer(name: str) -> None:
+    """The library makes up a vocabulary where a folder has none, and raises whatever comes over a damaged one."""
+    from tokenizers import Tokenizer
+
+    if not os.path.isdir(name):
+        return
+    path = Path(name, "tokenizer.json")
+    if not path.exists():
+        raise ModelError(f"{name!r} has no tokenizer.json, so it is not a complete model")
+    try:
+        Tokenizer.from_file(str(path))
+    except Exception as error:  # the library has no narrower class
+        raise ModelError(f"{str(path)!r} is not a valid tokenizer: {_one_line(error)}") from error
 
 
 def load_model(choice: ModelChoice, kind: Literal["towers", "captioner"]) -> Any:
@@ -102,8 +118,20 @@ def load_model(choice: ModelChoice, kind: Literal["towers", "captioner"]) -> Any
     from transformers import AutoModel, AutoModelForImageTextToText
 
     device = _available(choice.device)
-    model = _loaded(choice, AutoModel if kind == "towers" else AutoModelForImageTextToText, dtype=choice.dtype)
+    auto_class = AutoModel if kind == "towers" else AutoModelForImageTextToText
+    options = {"dtype": choice.dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    model, info = _loaded(choice, auto_class, **options)
+    # The library fills both with random numbers.
+    for problem, names in (("lack", info["missing_keys"]), ("have another size for", info["mismatched_keys"])):
+        if names:
+            raise ModelError(f"the weights in {choice.name!r} {problem} {_some_of(names)}, as its config.json has it")
     return model.to(device).eval()
+
+
+def _some_of(keys: Iterable[Any]) -> str:
+    """The first of the parameter names, which come alone or in front of their sizes."""
+    names = sorted(key if isinstance(key, str) else key[0] for key in keys)
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _loaded(choice: ModelChoice, auto_class: Any, **options: Any) -> Any:
