@@ -14,7 +14,10 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Weights file, folder or Hub repository.")],
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder to make.")],
     config: Annotated[
-        str | None, option("Its configuration: a JSON file, or coca_ViT-B-32, coca_ViT-L-14, coca_base.", "CONFIG")
+        str | None,
+        option(
+            "Its configuration: a JSON file, or coca_ViT-B-32, coca_ViT-L-14, coca_base, conch_ViT-B-16.", "CONFIG"
+        ),
     ] = None,
     tokenizer: Annotated[str | None, option("Its tokenizer: vocabulary file, folder or Hub id.", "TOKENIZER")] = None,
     quiet: Quiet = False,

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """open_clip checkpoint -> complete saved folder, and the way back."""
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -16,16 +17,17 @@ from safetensors.torch import save_file
 
 from ..configuration_coca import CoCaConfig
 from ..image_processing_coca import CoCaImageProcessor
-from ..modeling_coca import CoCaForCaptioning, sincos_position_embedding
+from ..modeling_coca import CoCaForCaptioning, CoCaModel, sincos_position_embedding
 from ..processing_coca import CoCaProcessor
+from . import conch
 from .card import write_card
 from .errors import ConversionError
 from .model_config import open_clip_config, open_clip_model_cfg
 from .preprocessing import image_processor_of, preprocess_cfg_of, tokenizer_of
-from .presets import PRESETS
+from .presets import ALL_PRESETS
 from .sources import CONFIG_NAME, Source, check_arguments, check_output, load_model_cfg, locate
 from .tensors import Tensors, open_tensors
-from .weights import entries, to_open_clip
+from .weights import Entry, entries, to_open_clip
 
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -38,21 +40,21 @@ def convert_open_clip(
     output_dir: str | Path,
     config: Mapping[str, Any] | str | Path | None = None,
     tokenizer: str | Path | None = None,
-) -> CoCaForCaptioning:
+) -> CoCaForCaptioning | CoCaModel:
     """
-    Writes open_clip's checkpoint as a saved folder that `from_pretrained`, `pipeline` and the commands load.
+    Writes open_clip's checkpoint, or CONCH's, as a saved folder, which `from_pretrained` and the commands load.
 
     Args:
         source: A weights file (`.safetensors`, or what torch.save wrote: a state dict or a training checkpoint), a
             folder with one, or a Hub repository.
         output_dir: The folder to make; it may exist if it is empty.
         config: open_clip's model_cfg or whole configuration, the path of a JSON file with either, or the name of one
-            of its models ("coca_ViT-B-32", "coca_ViT-L-14", "coca_base"), for a source without
+            of its models ("coca_ViT-B-32", "coca_ViT-L-14", "coca_base", "conch_ViT-B-16"), for a source without
             `open_clip_config.json`. It takes precedence over that file.
         tokenizer: Vocabulary file, folder or Hub repository, for a source without a tokenizer.
 
     Returns:
-        The model, loaded from the new folder.
+        The model, loaded from the new folder; without a decoder, if the checkpoint is CONCH's and has none.
 
     Raises:
         ConversionError: Something cannot be read or written, is not supported or does not fit; the message names it.
@@ -65,17 +67,23 @@ def convert_open_clip(
     output = Path(output_dir)
     found = locate(source)
     content = _configuration(config, found, source)
-    ours = open_clip_config(content)
+    model_cfg = content.get("model_cfg", content)
+    is_conch = conch.is_conch(model_cfg)
+    ours = conch.conch_config(model_cfg) if is_conch else open_clip_config(model_cfg)
     processor = CoCaProcessor(
         image_processor_of(content.get("preprocess_cfg") or {}, ours), tokenizer_of(tokenizer, found.tokenizer, ours)
     )
     _take_special_tokens(ours, processor.tokenizer)
     with _staged(output) as folder:
         with open_tensors(found.weights) as tensors:
-            _model_of(ours, tensors, found.weights).save_pretrained(folder)
+            make = _conch_model if is_conch else _open_clip_model
+            model = make(ours, tensors, found.weights)
+            model.save_pretrained(folder)
+            model_class = type(model)
+            del model  # its tensors are the open file's
         processor.save_pretrained(folder)
-        write_card(folder, str(source), ours)
-    return CoCaForCaptioning.from_pretrained(output)
+        write_card(folder, Path(source).name if Path(source).exists() else str(source), ours)
+    return model_class.from_pretrained(output)
 
 
 def _configuration(
@@ -85,10 +93,10 @@ def _configuration(
     if isinstance(config, Mapping):
         return config
     if config is not None:
-        return PRESETS[str(config)] if str(config) in PRESETS else load_model_cfg(Path(config))
+        return ALL_PRESETS[str(config)] if str(config) in ALL_PRESETS else load_model_cfg(Path(config))
     if found.config is None:
         raise ConversionError(
-            f"'{source}' has no {CONFIG_NAME}. Say which model it is: {', '.join(sorted(PRESETS))}, or the path of a "
+            f"'{source}' has no {CONFIG_NAME}. Say which model it is: {', '.join(ALL_PRESETS)}, or the path of a "
             "model_cfg."
         )
     return found.config
@@ -121,21 +129,58 @@ def _staged(output: Path) -> Iterator[Path]:
         raise
 
 
-def _model_of(config: CoCaConfig, tensors: Tensors, path: Path) -> CoCaForCaptioning:
-    """The model with the checkpoint's own tensors: views of the file where it can be mapped."""
+def _open_clip_model(config: CoCaConfig, tensors: Tensors, path: Path) -> CoCaForCaptioning | CoCaModel:
     if "logit_scale" in tensors:
         # Training code writes () or (1,) whatever the configuration says, and open_clip reads either.
         config.nonscalar_logit_scale = len(tensors.shape("logit_scale")) == 1
-    with torch.device("meta"):
-        model = CoCaForCaptioning(config)
-    table = entries(config)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    _account_for(tensors, {entry.theirs: entry.their_shape(shapes) for entry in table}, path)
+    model = _filled(config, entries(config), tensors, path)
     if config.vision_config.position_embedding_type == "sincos":
         _check_positions(tensors[POSITIONS], config, path)
+    return model
+
+
+def _conch_model(config: CoCaConfig, tensors: Tensors, path: Path) -> CoCaForCaptioning | CoCaModel:
+    vision: Any = config.vision_config
+    if not any(name.startswith("text_decoder.") for name in tensors):
+        config.multimodal_config.num_hidden_layers = 0
+    expected: dict[str, tuple[int, ...]] = {conch.PATCH_BIAS: (vision.hidden_size,)}
+    replacements = {}
+    if conch.POSITIONS in tensors and conch.PATCH_BIAS in tensors:
+        expected[conch.POSITIONS] = tensors.shape(conch.POSITIONS)
+        replacements[conch.POSITIONS] = conch.positions_with_bias(
+            tensors[conch.POSITIONS], tensors[conch.PATCH_BIAS], vision.grid_size
+        )
+    return _filled(config, conch.conch_entries(config), tensors, path, expected, replacements)
+
+
+def _filled(
+    config: CoCaConfig,
+    table: list[Entry],
+    tensors: Tensors,
+    path: Path,
+    expected: Mapping[str, tuple[int, ...]] | None = None,
+    replacements: Mapping[str, torch.Tensor] | None = None,
+) -> CoCaForCaptioning | CoCaModel:
+    """
+    The model with the checkpoint's own tensors, views of the file where it can be mapped.
+
+    Args:
+        expected: Shapes beside those of the table, or in place of them.
+        replacements: Tensors to take in place of the file's.
+    """
+    has_decoder = bool(config.multimodal_config.num_hidden_layers)
+    with torch.device("meta"):
+        model = CoCaForCaptioning(config) if has_decoder else CoCaModel(config)
+    if not has_decoder:
+        names = {entry: tuple(name.removeprefix("model.") for name in entry.ours) for entry in table}
+        table = [dataclasses.replace(entry, ours=ours) for entry, ours in names.items()]
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    _account_for(tensors, {entry.theirs: entry.their_shape(shapes) for entry in table} | dict(expected or {}), path)
     for entry in table:
         # One after the other: of a stacked or transposed tensor, only the parts are kept.
-        model.load_state_dict(entry.to_ours(tensors[entry.theirs]), strict=False, assign=True)
+        tensor = (replacements or {}).get(entry.theirs)
+        parts = entry.to_ours(tensors[entry.theirs] if tensor is None else tensor)
+        model.load_state_dict(parts, strict=False, assign=True)
     model.config.dtype = _common_dtype(model)
     return model.eval()
 

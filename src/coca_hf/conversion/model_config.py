@@ -152,9 +152,9 @@ def open_clip_config(model_cfg: Mapping[str, Any] | str) -> CoCaConfig:
             not have; the message names the field.
     """
     cfg = read_model_cfg(model_cfg)
-    vision = _part(CLIPVisionCfg, cfg["vision_cfg"], "vision_cfg")
-    text = _part(CLIPTextCfg, cfg["text_cfg"], "text_cfg")
-    multimodal = _part(MultimodalCfg, cfg["multimodal_cfg"], "multimodal_cfg")
+    vision = parse_part(CLIPVisionCfg, cfg["vision_cfg"], "vision_cfg")
+    text = parse_part(CLIPTextCfg, cfg["text_cfg"], "text_cfg")
+    multimodal = parse_part(MultimodalCfg, cfg["multimodal_cfg"], "multimodal_cfg")
     return config_of_parts(
         cfg["embed_dim"],
         multimodal,
@@ -182,7 +182,7 @@ def read_model_cfg(model_cfg: Mapping[str, Any] | str) -> dict[str, Any]:
     return {**_MODEL_DEFAULTS, **cfg}
 
 
-def _part(kind: type, values: Any, where: str) -> Any:
+def parse_part(kind: type, values: Any, where: str) -> Any:
     """One of the three dataclasses from the dictionary in a model_cfg."""
     if isinstance(values, kind):
         return values
@@ -238,14 +238,19 @@ def config_of_parts(
         "text_config": _text_fields(text, quick_gelu),
         "multimodal_config": _multimodal_fields(multimodal, quick_gelu),
     }
+    return strict_config(
+        **fields,
+        projection_dim=embed_dim,
+        logit_scale_init_value=float(init_logit_scale),
+        logit_bias_init_value=init_logit_bias,
+        nonscalar_logit_scale=nonscalar_logit_scale,
+    )
+
+
+def strict_config(**fields: Any) -> CoCaConfig:
+    """A configuration, or a `ConversionError` that says why there is none."""
     try:
-        return CoCaConfig(
-            **fields,
-            projection_dim=embed_dim,
-            logit_scale_init_value=float(init_logit_scale),
-            logit_bias_init_value=init_logit_bias,
-            nonscalar_logit_scale=nonscalar_logit_scale,
-        )
+        return CoCaConfig(**fields)
     except (StrictDataclassError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
         raise ConversionError(f"model_cfg describes no model that can be built: {reason}") from error
@@ -370,6 +375,11 @@ def open_clip_model_cfg(config: CoCaConfig) -> dict[str, Any]:
         ConversionError: `config` has something that open_clip's CoCa has not; the message names the field.
     """
     quick_gelu = config.text_config.hidden_act == "quick_gelu"
+    if config.vision_config.attentional_pooling not in _POOLINGS.values():
+        raise ConversionError(
+            "open_clip's CoCa cannot have "
+            f"vision_config.attentional_pooling={config.vision_config.attentional_pooling!r}."
+        )
     cfg: dict[str, Any] = {
         "embed_dim": config.projection_dim,
         "vision_cfg": _vision_cfg(config.vision_config),

@@ -10,10 +10,11 @@ from typing import Any
 
 from PIL.Image import Resampling
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..configuration_coca import CoCaConfig
 from ..image_processing_coca import RESIZE_MODES, CoCaImageProcessor
-from ..tokenization_coca import CoCaTokenizer
+from ..tokenization_coca import END_OF_WORD, CoCaTokenizer
 from .errors import ConversionError, refuse_unknown
 from .model_config import CLIP_VOCABULARY
 from .sources import TOKENIZER_NAMES, fetch_first
@@ -92,7 +93,7 @@ def _three(value: Any) -> list[float]:
     return [float(value)] * 3 if isinstance(value, (int, float)) else [float(channel) for channel in value]
 
 
-def tokenizer_of(tokenizer: str | Path | None, beside: Path | None, config: CoCaConfig) -> CoCaTokenizer:
+def tokenizer_of(tokenizer: str | Path | None, beside: Path | None, config: CoCaConfig) -> PreTrainedTokenizerBase:
     """The tokenizer at `tokenizer` (vocabulary file, folder or Hub id), else the one beside the weights.
 
     For CLIP's vocabulary and neither, the one of an installed open_clip is taken, of which only the file is read.
@@ -145,12 +146,10 @@ def _installed_vocabulary() -> Path | None:
     return None
 
 
-def _read(path: Path, config: CoCaConfig) -> CoCaTokenizer:
+def _read(path: Path, config: CoCaConfig) -> PreTrainedTokenizerBase:
     length = config.text_config.max_position_embeddings
     try:
-        if path.name != "tokenizer.json":
-            return CoCaTokenizer.from_open_clip_vocabulary(path, model_max_length=length)
-        if _is_clip_vocabulary(path):
+        if path.suffix != ".json" or _is_clip_vocabulary(path):
             return CoCaTokenizer.from_open_clip_vocabulary(path, model_max_length=length)
         return _from_tokenizer_file(path, config)
     except ConversionError:
@@ -165,8 +164,8 @@ def _is_clip_vocabulary(path: Path) -> bool:
     return len(vocabulary) == CLIP_VOCABULARY and "<|endoftext|>" in vocabulary
 
 
-def _from_tokenizer_file(path: Path, config: CoCaConfig) -> CoCaTokenizer:
-    """A tokenizer of another make, or one that this package saved."""
+def _from_tokenizer_file(path: Path, config: CoCaConfig) -> PreTrainedTokenizerBase:
+    """A tokenizer that this package saved, or, without open_clip's cleaning of texts, one of another make."""
     backend = Tokenizer.from_file(str(path))
     text: Any = config.text_config
     settings = path.with_name("tokenizer_config.json")
@@ -179,4 +178,6 @@ def _from_tokenizer_file(path: Path, config: CoCaConfig) -> CoCaTokenizer:
     for name, token in special.items():
         if token is None:
             raise ConversionError(f"The tokenizer '{path}' has no {name} that the model could use.")
-    return CoCaTokenizer(tokenizer_file=str(path), model_max_length=text.max_position_embeddings, **special)
+    is_ours = getattr(backend.model, "end_of_word_suffix", None) == END_OF_WORD
+    tokenizer_class = CoCaTokenizer if is_ours else PreTrainedTokenizerFast
+    return tokenizer_class(tokenizer_file=str(path), model_max_length=text.max_position_embeddings, **special)

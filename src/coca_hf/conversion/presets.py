@@ -1,6 +1,6 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""open_clip's own CoCa models, for checkpoints that come without a configuration."""
+"""Models that can be named, for checkpoints that come without a configuration."""
 
 from typing import Any
 
@@ -57,3 +57,33 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
     "coca_base": _base_preset(),
 }
+
+# As in CONCH's model_configs/conch_ViT-B-16.json.
+CONCH_PRESETS: dict[str, dict[str, Any]] = {
+    "conch_ViT-B-16": {
+        "embed_dim": 512,
+        "embed_dim_caption": 768,
+        "vision_cfg": {
+            "image_size": 448,
+            "patch_size": 16,
+            "attentional_pool_caption": True,
+            "attentional_pool_contrast": True,
+            "n_queries_contrast": 1,
+            "n_queries_caption": 256,
+            "output_tokens": True,
+        },
+        "text_cfg": {
+            "context_length": 128,
+            "vocab_size": 32007,
+            "width": 768,
+            "heads": 12,
+            "layers": 12,
+            "embed_cls": True,
+            "output_tokens": True,
+        },
+        "multimodal_cfg": {"context_length": 128, "vocab_size": 32007, "width": 768, "heads": 12, "layers": 12},
+        "custom_text": True,
+    }
+}
+
+ALL_PRESETS = PRESETS | CONCH_PRESETS

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConversionError
-from .presets import PRESETS
+from .presets import ALL_PRESETS
 
 
 CONFIG_NAME = "open_clip_config.json"
@@ -127,8 +127,10 @@ def check_arguments(
             f"Nothing at '{source}'. Give a weights file, a folder with one, or a Hub repository such as "
             "laion/CoCa-ViT-B-32-laion2B-s13B-b90k."
         )
-    if isinstance(config, (str, Path)) and str(config) not in PRESETS and not Path(config).is_file():
-        raise ConversionError(f"No configuration '{config}': it is neither a file nor one of {', '.join(PRESETS)}.")
+    if isinstance(config, (str, Path)) and str(config) not in ALL_PRESETS and not Path(config).is_file():
+        raise ConversionError(
+            f"No configuration '{config}': it is neither a file nor one of {', '.join(ALL_PRESETS)}."
+        )
     if tokenizer is not None and not Path(tokenizer).exists() and not _REPOSITORY_ID.fullmatch(str(tokenizer)):
         raise ConversionError(f"No tokenizer at '{tokenizer}': it is neither a file, a folder nor a Hub repository.")
 

@@ -48,29 +48,29 @@ class Entry:
         return shape if len(self.ours) == 1 else (len(self.ours) * shape[0], *shape[1:])
 
 
-def entries(config: CoCaConfig, has_decoder: bool = True) -> list[Entry]:
+def entries(config: CoCaConfig) -> list[Entry]:
     """Every tensor of the model of `config`, for `CoCaForCaptioning`'s names; in open_clip's order of modules."""
     vision: Any = config.vision_config
     text: Any = config.text_config
     decoder: Any = config.multimodal_config
     table = [
-        *_text(text),
+        *text_entries(text),
         *_vision(vision),
         Entry("visual.proj", ("model.visual_projection.weight",), transposed=True),
-        *_text_projection(text),
+        *text_projection_entries(text),
         Entry("logit_scale", ("model.logit_scale",)),
     ]
     if config.logit_bias_init_value is not None:
         table.append(Entry("logit_bias", ("model.logit_bias",)))
-    return [*table, *_decoder(decoder)] if has_decoder else table
+    return [*table, *decoder_entries(decoder)]
 
 
-def _same(theirs: str, ours: str, *parameters: str) -> Iterator[Entry]:
+def same_entries(theirs: str, ours: str, *parameters: str) -> Iterator[Entry]:
     for parameter in parameters or ("weight", "bias"):
         yield Entry(f"{theirs}.{parameter}", (f"{ours}.{parameter}",))
 
 
-def _attention(theirs: str, ours: str, joint: bool = True) -> Iterator[Entry]:
+def attention_entries(theirs: str, ours: str, joint: bool = True) -> Iterator[Entry]:
     """torch's MultiheadAttention; `joint` unless keys and values have another width than the queries."""
     projections = [f"{ours}.{letter}_proj" for letter in "qkv"]
     if joint:
@@ -79,7 +79,7 @@ def _attention(theirs: str, ours: str, joint: bool = True) -> Iterator[Entry]:
         for letter, name in zip("qkv", projections, strict=True):
             yield Entry(f"{theirs}.{letter}_proj_weight", (f"{name}.weight",))
     yield Entry(f"{theirs}.in_proj_bias", tuple(f"{name}.bias" for name in projections))
-    yield from _same(f"{theirs}.out_proj", f"{ours}.out_proj")
+    yield from same_entries(f"{theirs}.out_proj", f"{ours}.out_proj")
 
 
 def _block(
@@ -89,63 +89,63 @@ def _block(
     attention: Iterable[Entry],
 ) -> Iterator[Entry]:
     """What a residual block has around its attention."""
-    yield from _same(f"{theirs}.ln_1", f"{ours}.layer_norm1")
+    yield from same_entries(f"{theirs}.ln_1", f"{ours}.layer_norm1")
     yield from attention
-    yield from _same(f"{theirs}.ln_2", f"{ours}.layer_norm2")
-    yield from _same(f"{theirs}.mlp.c_fc", f"{ours}.mlp.fc1")
-    yield from _same(f"{theirs}.mlp.c_proj", f"{ours}.mlp.fc2")
+    yield from same_entries(f"{theirs}.ln_2", f"{ours}.layer_norm2")
+    yield from same_entries(f"{theirs}.mlp.c_fc", f"{ours}.mlp.fc1")
+    yield from same_entries(f"{theirs}.mlp.c_proj", f"{ours}.mlp.fc2")
     if config.layer_scale_init_value is not None:
         for index in (1, 2):
             yield Entry(f"{theirs}.ls_{index}.gamma", (f"{ours}.layer_scale{index}.weight",))
 
 
 def _self_attention_block(theirs: str, ours: str, config: TowerConfig) -> Iterator[Entry]:
-    return _block(theirs, ours, config, _attention(f"{theirs}.attn", f"{ours}.self_attn"))
+    return _block(theirs, ours, config, attention_entries(f"{theirs}.attn", f"{ours}.self_attn"))
 
 
-def _text(config: CoCaTextConfig) -> Iterator[Entry]:
+def text_entries(config: CoCaTextConfig) -> Iterator[Entry]:
     ours = "model.text_model"
     if config.pool_type == "cls":
         yield Entry("text.cls_emb", (f"{ours}.embeddings.cls_embedding",))
     yield Entry("text.positional_embedding", (f"{ours}.embeddings.position_embedding.weight",))
-    yield from _same("text.token_embedding", f"{ours}.embeddings.token_embedding", "weight")
+    yield from same_entries("text.token_embedding", f"{ours}.embeddings.token_embedding", "weight")
     for index in range(config.num_hidden_layers):
         yield from _self_attention_block(f"text.transformer.resblocks.{index}", f"{ours}.layers.{index}", config)
-    yield from _same("text.ln_final", f"{ours}.final_layer_norm")
+    yield from same_entries("text.ln_final", f"{ours}.final_layer_norm")
 
 
-def _text_projection(config: CoCaTextConfig) -> Iterator[Entry]:
+def text_projection_entries(config: CoCaTextConfig) -> Iterator[Entry]:
     if config.projection_type == "linear":
         yield Entry("text.text_projection", ("model.text_projection.weight",), transposed=True)
     elif config.projection_type == "linear_bias":
-        yield from _same("text.text_projection", "model.text_projection")
+        yield from same_entries("text.text_projection", "model.text_projection")
 
 
 def _vision(config: CoCaVisionConfig) -> Iterator[Entry]:
     ours = "model.vision_model"
     yield Entry("visual.class_embedding", (f"{ours}.embeddings.class_embedding",))
     yield Entry("visual.positional_embedding", (f"{ours}.embeddings.position_embedding.weight",))
-    yield from _same("visual.conv1", f"{ours}.embeddings.patch_embedding", "weight")
+    yield from same_entries("visual.conv1", f"{ours}.embeddings.patch_embedding", "weight")
     if config.use_pre_norm:
-        yield from _same("visual.ln_pre", f"{ours}.pre_layernorm")
+        yield from same_entries("visual.ln_pre", f"{ours}.pre_layernorm")
     for index in range(config.num_hidden_layers):
         yield from _self_attention_block(f"visual.transformer.resblocks.{index}", f"{ours}.layers.{index}", config)
     if config.attentional_pooling != "none":
         yield from _pooler("visual.attn_pool", f"{ours}.pooler", config)
     if config.attentional_pooling in ("parallel", "cascade"):
         yield from _pooler("visual.attn_pool_contrastive", f"{ours}.contrastive_pooler", config)
-    yield from _same("visual.ln_post", f"{ours}.post_layernorm")
+    yield from same_entries("visual.ln_post", f"{ours}.post_layernorm")
 
 
 def _pooler(theirs: str, ours: str, config: CoCaVisionConfig) -> Iterator[Entry]:
     yield Entry(f"{theirs}.query", (f"{ours}.query",))
     joint = config.pooler_hidden_size == config.hidden_size
-    yield from _attention(f"{theirs}.attn", f"{ours}.attn", joint)
-    yield from _same(f"{theirs}.ln_q", f"{ours}.query_norm")
-    yield from _same(f"{theirs}.ln_k", f"{ours}.context_norm")
+    yield from attention_entries(f"{theirs}.attn", f"{ours}.attn", joint)
+    yield from same_entries(f"{theirs}.ln_q", f"{ours}.query_norm")
+    yield from same_entries(f"{theirs}.ln_k", f"{ours}.context_norm")
 
 
-def _decoder(config: CoCaMultimodalConfig) -> Iterator[Entry]:
+def decoder_entries(config: CoCaMultimodalConfig) -> Iterator[Entry]:
     # open_clip has no decoder whose image tokens have another width than its own; ours follows torch's naming there.
     joint = config.cross_attention_hidden_size == config.hidden_size
     for index in range(config.num_hidden_layers):
@@ -153,9 +153,9 @@ def _decoder(config: CoCaMultimodalConfig) -> Iterator[Entry]:
         yield from _self_attention_block(f"text_decoder.resblocks.{index}", ours, config)
     for index in range(config.num_hidden_layers):
         theirs, ours = f"text_decoder.cross_attn.{index}", f"decoder.layers.{index}.cross_attention_layer"
-        yield from _block(theirs, ours, config, _attention(f"{theirs}.attn", f"{ours}.cross_attn", joint))
-        yield from _same(f"{theirs}.ln_1_kv", f"{ours}.context_norm")
-    yield from _same("text_decoder.ln_final", "decoder.final_layer_norm")
+        yield from _block(theirs, ours, config, attention_entries(f"{theirs}.attn", f"{ours}.cross_attn", joint))
+        yield from same_entries(f"{theirs}.ln_1_kv", f"{ours}.context_norm")
+    yield from same_entries("text_decoder.ln_final", "decoder.final_layer_norm")
     yield Entry("text_decoder.text_projection", ("lm_head.weight",), transposed=True)
 
 
