@@ -150,12 +150,17 @@ class CoCaGenerationMixin(GenerationMixin):
         """Prompts and their mask, both (rows, text), as many as there are captions to write."""
         if config.bos_token_id is None:
             raise ValueError("bos_token_id is missing from the generation config: captions start from it.")
-        if input_ids is None:
+        if input_ids is None or input_ids.shape[1] == 0:
             input_ids = torch.full((num_images, 1), config.bos_token_id, device=self.device)
             return input_ids, torch.ones_like(input_ids)
         if num_images > 1 and len(input_ids) not in (1, num_images):
             raise ValueError(
                 f"input_ids holds {len(input_ids)} prompts for {num_images} images: give one for all, or one for each."
+            )
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask has the shape {tuple(attention_mask.shape)}, but must have that of input_ids, "
+                f"{tuple(input_ids.shape)}."
             )
         end_token_ids = [] if config.eos_token_id is None else config.eos_token_id
         end_token_ids = torch.as_tensor(end_token_ids, dtype=input_ids.dtype, device=input_ids.device).flatten()
@@ -185,8 +190,13 @@ class CoCaGenerationMixin(GenerationMixin):
     def _prepare_generated_length(
         self, generation_config: GenerationConfig, has_default_max_length: bool, **kwargs: Any
     ) -> GenerationConfig:
+        # The model's own max_length is no wish of the caller's that max_new_tokens would overrule: no warning.
+        is_own_max_length = generation_config.max_length == self.generation_config.max_length
         generation_config = super()._prepare_generated_length(
-            generation_config=generation_config, has_default_max_length=has_default_max_length, **kwargs
+            generation_config=generation_config,
+            has_default_max_length=has_default_max_length
+            or (is_own_max_length and generation_config.max_new_tokens is not None),
+            **kwargs,
         )
         if has_default_max_length and generation_config.max_new_tokens is None:
             context = self.config.text_config.max_position_embeddings
@@ -383,7 +393,7 @@ def diverse_beam_search(
         ValueError: `num_beams` is no multiple of `num_beam_groups`.
     """
     config = generation_config
-    num_groups, num_beams = config.num_beam_groups, config.num_beams
+    num_groups, num_beams = config.num_beam_groups or 1, config.num_beams
     if num_beams % num_groups:
         raise ValueError(f"num_beams={num_beams} must be a multiple of num_beam_groups={num_groups}.")
     if config.do_sample:
