@@ -217,7 +217,6 @@ class CoCa(nn.Module):
         self._table = entries(captioner.config)
         self._register_state_dict_hook(_write_open_clip_names)
         self.register_load_state_dict_pre_hook(_read_open_clip_names)
-        self.register_load_state_dict_post_hook(_report_open_clip_names)
 
     @property
     def logit_scale(self) -> nn.Parameter:
@@ -492,13 +491,13 @@ def _as_ids(token_ids: int | Sequence[int] | Tensor, device: torch.device) -> Te
     return torch.as_tensor(token_ids, dtype=torch.long, device=device).reshape(-1)
 
 
-def _parameter_name(name: str) -> str:
-    return f"captioner.{name}"
+# The captioner's tensors in the state dict of the module that holds it.
+_CAPTIONER = "captioner."
 
 
 def _write_open_clip_names(module: CoCa, state_dict: dict[str, Tensor], prefix: str, local_metadata: Any) -> None:
     """After `state_dict()` has collected our tensors: open_clip's in their place."""
-    ours = {name: state_dict.pop(prefix + _parameter_name(name)) for name in module.captioner.state_dict()}
+    ours = {name: state_dict.pop(prefix + _CAPTIONER + name) for entry in module._table for name in entry.ours}
     for entry in module._table:
         state_dict[prefix + entry.theirs] = entry.to_theirs(ours)
 
@@ -513,36 +512,27 @@ def _read_open_clip_names(
     unexpected_keys: list[str],
     error_msgs: list[str],
 ) -> None:
-    """Before `load_state_dict()` looks for our tensors: made of open_clip's."""
-    current = module.captioner.state_dict()
-    shapes = {name: tensor.shape for name, tensor in current.items()}
+    """
+    Before `load_state_dict()` looks for our tensors: made of open_clip's.
+
+    One that is missing or misshapen is reported here, by its name there, and our own put in its place, lest it be
+    reported again by a name that nobody knows.
+    """
+    current = dict(module.captioner.named_parameters())
+    shapes = {name: parameter.shape for name, parameter in current.items()}
     for entry in module._table:
-        if prefix + entry.theirs not in state_dict:
-            continue
-        tensor = state_dict.pop(prefix + entry.theirs)
-        expected = entry.their_shape(shapes)
-        if tuple(tensor.shape) != expected:
+        theirs, expected = prefix + entry.theirs, entry.their_shape(shapes)
+        tensor = state_dict.pop(theirs, None)
+        if tensor is None:
+            missing_keys.append(theirs)
+        elif tuple(tensor.shape) != expected:
             error_msgs.append(
-                f"size mismatch for {prefix + entry.theirs}: copying a param with shape {tensor.shape} from "
-                f"checkpoint, the shape in current model is {torch.Size(expected)}."
+                f"size mismatch for {theirs}: copying a param with shape {tensor.shape} from checkpoint, the shape in "
+                f"current model is {torch.Size(expected)}."
             )
-            parts = {name: current[name] for name in entry.ours}
-        else:
-            parts = entry.to_ours(tensor)
-        for name, part in parts.items():
-            state_dict[prefix + _parameter_name(name)] = part
-
-
-def _report_open_clip_names(module: CoCa, incompatible_keys: Any) -> None:
-    """After `load_state_dict()`: what was missing, by open_clip's names."""
-    missing = incompatible_keys.missing_keys
-    for entry in module._table:
-        places = [i for i, key in enumerate(missing) if any(key.endswith(_parameter_name(o)) for o in entry.ours)]
-        for place in places[:1]:
-            owner = next(o for o in entry.ours if missing[place].endswith(_parameter_name(o)))
-            missing[place] = missing[place].removesuffix(_parameter_name(owner)) + entry.theirs
-        for place in reversed(places[1:]):
-            del missing[place]
+            tensor = None
+        parts = {name: current[name] for name in entry.ours} if tensor is None else entry.to_ours(tensor)
+        state_dict.update({prefix + _CAPTIONER + name: part for name, part in parts.items()})
 
 
 __all__ = [
