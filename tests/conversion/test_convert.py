@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,6 +24,7 @@ import coca_hf
 from coca_hf.conversion import ConversionError, convert_open_clip, export_open_clip, open_clip_config
 from coca_hf.conversion.weights import entries, to_open_clip
 from coca_hf.modeling_coca import CoCaForCaptioning, CoCaModel
+from coca_hf.tokenization_coca import read_merges, vocabulary_from_merges
 from fixtures.open_clip import recipe
 from fixtures.open_clip.recording import Recording
 from tiny_folder import tiny_processor
@@ -379,6 +381,65 @@ def test_a_tokenizer_larger_than_the_models_vocabulary_is_refused(tmp_path, voca
     clip = Path(recipe.__file__).parents[1] / "processing" / "clip_merges.txt.gz"
     with pytest.raises(ConversionError, match="has ids up to 49407, but the model's vocabulary ends at 63"):
         convert_open_clip(tmp_path / "weights.safetensors", tmp_path / "out", recipe.BASE_CONFIG, clip)
+
+
+CLIP_MERGES = Path(recipe.__file__).parents[1] / "processing" / "clip_merges.txt.gz"
+CLIP_SIZED = recipe.variant(text={"vocab_size": 49408}, multimodal={"vocab_size": 49408})
+
+
+def as_vocabulary_file(folder: Path) -> dict[str, Any]:
+    return {"tokenizer": CLIP_MERGES}
+
+
+def as_clip_repository(folder: Path) -> dict[str, Any]:
+    """A tokenizer.json of OpenAI's repositories: the same merges, other names of the special tokens."""
+    merges = read_merges(CLIP_MERGES)
+    vocabulary = vocabulary_from_merges(merges, ["<|startoftext|>", "<|endoftext|>"])
+    model = {"type": "BPE", "vocab": vocabulary, "merges": [" ".join(pair) for pair in merges]}
+    (folder / "clip").mkdir()
+    (folder / "clip" / "tokenizer.json").write_text(json.dumps({"model": model}))
+    return {"tokenizer": folder / "clip"}
+
+
+def as_file_beside_the_weights(folder: Path) -> dict[str, Any]:
+    (folder / "bpe_simple_vocab_16e6.txt.gz").write_bytes(CLIP_MERGES.read_bytes())
+    return {}
+
+
+@pytest.mark.parametrize("place", [as_vocabulary_file, as_clip_repository, as_file_beside_the_weights])
+def test_clips_vocabulary_is_taken_wherever_it_lies(tmp_path, place):
+    save_file(weights_of(CLIP_SIZED), tmp_path / "weights.safetensors")
+    model = convert_open_clip(tmp_path / "weights.safetensors", tmp_path / "out", CLIP_SIZED, **place(tmp_path))
+    tokenizer = AutoProcessor.from_pretrained(tmp_path / "out").tokenizer
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert tokenizer.model_max_length == 12
+    assert (model.generation_config.bos_token_id, model.generation_config.eos_token_id) == (49406, 49407)
+
+
+def test_the_vocabulary_of_an_installed_open_clip_is_the_last_resort(tmp_path, monkeypatch):
+    as_file_beside_the_weights(tmp_path)
+    installed = ModuleSpec("open_clip", None, is_package=True)
+    installed.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: installed)
+    (tmp_path / "weights").mkdir()
+    save_file(weights_of(CLIP_SIZED), tmp_path / "weights" / "weights.safetensors")
+    convert_open_clip(tmp_path / "weights", tmp_path / "out", CLIP_SIZED)
+    assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer("cat").input_ids == [49406, 2368, 49407]
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": 3}}'])
+def test_a_tokenizer_that_cannot_be_read_is_named(checkpoint, tmp_path, content):
+    (checkpoint / "tokenizer.json").write_text(content)
+    with pytest.raises(ConversionError, match=r"Cannot read the tokenizer '.*tokenizer.json'"):
+        convert_open_clip(checkpoint, tmp_path / "out")
+
+
+def test_a_vocabulary_file_of_something_else_is_named(checkpoint, tmp_path):
+    (tmp_path / "vocab.txt").write_text("a b\n")
+    with pytest.raises(
+        ConversionError, match=r"Cannot read the tokenizer '.*vocab.txt': .* is not open_clip's vocabulary"
+    ):
+        convert_open_clip(checkpoint, tmp_path / "out", tokenizer=tmp_path / "vocab.txt")
 
 
 def test_an_output_folder_with_something_in_it_is_left_alone(checkpoint, tmp_path):
