@@ -182,3 +182,12 @@ def test_too_little_memory_on_the_device_is_advice(choice, images, monkeypatch):
         results(task, images)
     with pytest.raises(ModelError, match="not enough memory for one image"):
         results(task, images[:1])
+
+
+def test_thousands_of_labels_and_long_ones_are_taken(choice, images, monkeypatch):
+    monkeypatch.setattr("coca_hf.captioning.tasks._TEXTS_AT_ONCE", 4)
+    labels = [f"red cube number {number} " + "and another " * number for number in range(30)]
+    (many,) = results(ClassifyTask(choice, labels, "{}"), images[:1])
+    monkeypatch.setattr("coca_hf.captioning.tasks._TEXTS_AT_ONCE", 256)
+    (at_once,) = results(ClassifyTask(choice, labels, "{}"), images[:1])
+    assert many == pytest.approx(at_once, abs=1e-6)

@@ -113,6 +113,16 @@ def test_an_interrupted_run_leaves_no_half_files(command, model, many_images):
     assert os.listdir() == ["many"]
 
 
+def test_an_interruption_while_inputs_are_counted_is_one_line(coca, model, monkeypatch):
+    def interrupt(paths):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coca_hf.cli.session.count_inputs", interrupt)
+    result = coca("caption", "photos", "--model", model, "--output", "out.jsonl")
+    assert (result.code, result.out, result.err) == (130, "", "coca-hf caption: stopped while looking for inputs\n")
+    assert os.listdir() == []
+
+
 def test_an_interruption_while_the_model_loads_is_one_line(command, model, images):
     arguments = ["caption", *images, "--model", model]
     process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -17,6 +17,10 @@ from .errors import ModelError
 from .models import ModelChoice, load_config, load_model, load_processor
 
 
+# Thousands of labels are possible, and a batch of all of them is not.
+_TEXTS_AT_ONCE = 256
+
+
 @contextmanager
 def _inference(num_images: int) -> Iterator[None]:
     """No gradients, and `ModelError` where the device's memory is too small for so many images."""
@@ -112,10 +116,14 @@ class ClassifyTask(_TowersTask):
         super().__init__(choice)
         self.labels = list(labels)
         texts = [template.replace("{}", label) for label in labels]
-        encoded = self.processor(text=texts, padding=True, return_tensors="pt").to(self.model.device)
+        pieces = (texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE))
+        self.text_embeds = torch.cat([self._text_embeds(piece) for piece in pieces])
+
+    def _text_embeds(self, texts: list[str]) -> Tensor:
+        """-> (texts, dimensions), L2-normalised, in float32."""
+        encoded = self.processor(text=texts, padding=True, truncation=True, return_tensors="pt").to(self.model.device)
         with torch.inference_mode():
-            features = self.model.get_text_features(**encoded).pooler_output
-            self.text_embeds = F.normalize(features.float(), dim=-1)
+            return F.normalize(self.model.get_text_features(**encoded).pooler_output.float(), dim=-1)
 
     def process(self, prepared: list[Tensor]) -> list[dict[str, float]]:
         with _inference(len(prepared)):

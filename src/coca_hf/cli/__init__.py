@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CaptioningError as error:
         console.complain(f"{error}.")
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # older releases of Typer make the one the other
         console.complain("stopped")
         return 130
     except BrokenPipeError:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..captioning.runner import Record, Task, run
 from ..captioning.sinks import STDOUT, JsonLinesSink, LineSink, Sink
-from ..captioning.sources import count_inputs, iter_inputs
+from ..captioning.sources import InputCount, count_inputs, iter_inputs
 from ..captioning.text import count, duration, printable
 from . import console
 from .console import as_usage_error, complain, progress
@@ -35,10 +35,11 @@ def run_images(
     Messages name the file that `records` go to as the run goes, and `products`, the files that appear at its end.
     Raises `UsageError` where the model cannot be loaded, `OutputError` where a sink cannot be opened or written.
     """
-    expected = count_inputs(paths)
     started = time.monotonic()
+    expected = InputCount(0, 0)
     tally = _Tally()
     try:
+        expected = count_inputs(paths)
         with progress(quiet) as shown, ExitStack() as opened:
             task = _LateTask(load_task)
             if expected.readable:
@@ -75,7 +76,7 @@ def _files(records: str | None) -> list[str]:
 
 
 def _what_is_left(tally: "_Tally", total: int, records: str | None, products: Sequence[str]) -> Iterator[str]:
-    yield f"stopped after {tally.total:,} of {count(total, 'input')}"
+    yield f"stopped after {tally.total:,} of {count(total, 'input')}" if total else "stopped while looking for inputs"
     for path in _files(records):
         if tally.total:
             yield f"their records are in {path}"
