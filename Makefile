@@ -41,8 +41,8 @@ check: lint
 	$(PYTEST) -m 'not slow'
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check src tests scripts
+	$(BIN)/ruff check src tests scripts
 	$(BIN)/mypy
 
 bundled-model: $(VENV)/.dev

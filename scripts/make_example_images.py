@@ -2,17 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the example images that ship with the bundled model: a dozen scenes as files of many kinds.
 
-Each file is named after what it shows. Sizes, proportions, colour modes, formats and an orientation tag differ, as they
-do among anyone's images.
+Each file is named after what it shows. Sizes, proportions, colour modes, formats and an orientation tag differ, as
+they do among anyone's images.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from PIL import Image
+
 from scenes import Facts, Group, render, scene_of
 
 
@@ -105,7 +106,8 @@ def main(output: Annotated[Path, typer.Option(help="Folder for the images.")] = 
     output.mkdir(parents=True, exist_ok=True)
     for seed, (name, facts, side, change) in enumerate(EXAMPLES):
         image = change(render(scene_of(facts, seed), side))
-        image.save(output / name, **({"exif": image.getexif()} if ORIENTATION_TAG in image.getexif() else {}))
+        exif: dict[str, Any] = {"exif": image.getexif()} if ORIENTATION_TAG in image.getexif() else {}
+        image.save(output / name, **exif)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ generator, which gives the same numbers in every version.
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,10 +37,10 @@ def build_model() -> transformers.GPT2LMHeadModel:
     return model
 
 
-def cases() -> list[dict]:
+def cases() -> list[dict[str, Any]]:
     """Arguments of `generate`, each a combination that the search treats in its own way."""
     grid = itertools.product([(2, 2), (4, 2), (6, 3), (6, 2)], [0.1, 0.8], [0.0, 1.0, 2.0], [False, True, "never"])
-    searches = [
+    searches: list[dict[str, Any]] = [
         {
             "num_beams": num_beams,
             "num_beam_groups": num_beam_groups,
@@ -52,7 +53,7 @@ def cases() -> list[dict]:
         for (num_beams, num_beam_groups), diversity_penalty, length_penalty, early_stopping in grid
     ]
     base = searches[-1] | {"early_stopping": False, "length_penalty": 1.0}
-    extras = [
+    extras: list[dict[str, Any]] = [
         {"max_length": 24},
         {"min_length": 9},
         {"repetition_penalty": 1.4},

@@ -8,11 +8,24 @@ from itertools import islice
 
 import torch
 from PIL.Image import Image
-from scenes import COLOURS, LABEL_KINDS, SHAPES, Facts, Group, Scene, Split, caption, label, parse_caption, render, scenes
 from torch import Tensor
 from torch.nn import functional as F
 
 from coca_hf import CoCaForCaptioning, CoCaProcessor
+from scenes import (
+    COLOURS,
+    LABEL_KINDS,
+    SHAPES,
+    Facts,
+    Group,
+    Scene,
+    Split,
+    caption,
+    label,
+    parse_caption,
+    render,
+    scenes,
+)
 
 
 BATCH_SIZE = 100
@@ -50,9 +63,7 @@ class SceneModel:
     def text_embeds(self, texts: Iterable[str]) -> Tensor:
         """(texts, dim), L2-normalised."""
         outputs = [
-            self.model.get_text_features(
-                **self.processor(text=batch, padding=True, return_tensors="pt")
-            ).pooler_output
+            self.model.get_text_features(**self.processor(text=batch, padding=True, return_tensors="pt")).pooler_output
             for batch in _batches(texts)
         ]
         return F.normalize(torch.cat(outputs), dim=-1)

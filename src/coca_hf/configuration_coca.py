@@ -357,7 +357,9 @@ class CoCaMultimodalConfig(_CoCaTowerConfig):
 
 def _is_open_clip_checkpoint(name: str | os.PathLike[str], kwargs: dict[str, Any]) -> bool:
     """Whether a folder or Hub repository holds what open_clip saves."""
-    given = {key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in kwargs}
+    given: dict[str, Any] = {
+        key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in kwargs
+    }
     given |= {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     names = ("open_clip_config.json", "open_clip_pytorch_model.bin", "open_clip_model.safetensors")
     try:

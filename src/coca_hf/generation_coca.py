@@ -418,7 +418,9 @@ def diverse_beam_search(
         scores = logits if score_by == "logits" else F.log_softmax(logits, dim=-1)
         scores = scores.view(batch, num_groups, group_size, -1)
         rows = input_ids.view(batch, num_groups, group_size, -1)
-        processed_scores, taken, parents = [], [], []
+        processed_scores: list[Tensor] = []
+        taken: list[Tensor] = []
+        parents: list[Tensor] = []
         for idx, group in enumerate(groups):
             next_scores = scores[:, idx]
             if taken and penalty:
