@@ -24,11 +24,11 @@ TRANSFORMERS_MARKERS = (
     "is_tensor_parallel_test",
     "is_training_test",
     "order",
-    "slow",
     "torch_compile_test",
 )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes seconds, and the release of transformers does not matter to it")
     for name in TRANSFORMERS_MARKERS:
         config.addinivalue_line("markers", f"{name}: set by transformers' own tests")

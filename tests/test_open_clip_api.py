@@ -349,6 +349,7 @@ def test_a_tower_that_sees_what_follows_cannot_generate():
         model.generate(recipe.images(1, 24, 24), seq_len=9)
 
 
+@pytest.mark.slow
 def test_full_size_ids_are_open_clips():
     recording = Recording(FIXTURES / "full_size.safetensors")
     model = CoCa(**arguments_of(recipe.FULL_SIZE_CONFIG)).eval()
@@ -374,6 +375,7 @@ IMAGES = recipe.images(4, 224, 224)
 CAPTIONS = recipe.captions("padded", 77, 49408)[[0, 1, 2, 0]]
 
 
+@pytest.mark.slow
 def test_the_documented_forward_and_beam_search_run(documented_model):
     out = documented_model(IMAGES, CAPTIONS)
     assert out["image_features"].shape == out["text_features"].shape == (4, 512)
@@ -384,6 +386,7 @@ def test_the_documented_forward_and_beam_search_run(documented_model):
     assert generated.shape[1] <= 30
 
 
+@pytest.mark.slow
 def test_the_documented_zero_shot_classification_runs(documented_model):
     image_features = documented_model.encode_image(IMAGES, normalize=True)
     text_features = documented_model.encode_text(CAPTIONS, normalize=True)
@@ -392,6 +395,7 @@ def test_the_documented_zero_shot_classification_runs(documented_model):
     torch.testing.assert_close(probabilities.sum(dim=-1), torch.ones(4))
 
 
+@pytest.mark.slow
 def test_the_documented_sampling_and_beams_in_groups_run(documented_model):
     sampled = documented_model.generate(
         IMAGES, generation_type="top_p", top_p=0.9, temperature=0.8, repetition_penalty=1.2, seq_len=20

@@ -194,6 +194,7 @@ FULL_SIZE_OUTPUTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FULL_SIZE_OUTPUTS)
 def test_full_size_output_is_open_clips(full_size, name):
     recording, found = full_size

@@ -17,6 +17,9 @@ from PIL import Image
 from coca_hf.cli.console import _Lines
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def many_images(folder) -> Path:
     """Enough of them, and large enough, for a run that can be interrupted."""

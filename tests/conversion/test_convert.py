@@ -498,6 +498,7 @@ print(peak_bytes() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "epoch_1.pt"])
 def test_memory_stays_below_twice_the_checkpoint(tmp_path, vocabulary, name):
     # Most of it in the vocabulary's two matrices, one of which has to be transposed: the worst case.
