@@ -80,8 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.complain("stopped")
         return 130
     except BrokenPipeError:
-        console.abandon_stdout()
         return 1
+    finally:
+        console.let_go_of_stdout()
 
 
 def _command_path(error: Exception) -> str:

@@ -63,9 +63,13 @@ def silence_libraries() -> None:
         warnings.simplefilter("ignore")
 
 
-def abandon_stdout() -> None:
-    """Nobody reads it any more, as with `| head`; the interpreter would complain when it flushes what is left."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def let_go_of_stdout() -> None:
+    """Where stdout takes nothing more, as with `| head` or a full disk, what is left for it goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The interpreter would try again when it ends, complain, and exit with a code of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Progress(AbstractContextManager["Progress"], Protocol):
