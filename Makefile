@@ -38,6 +38,7 @@ test-oldest: $(VENV)/.dev $(OLDEST_LIBRARY)/.installed
 	PYTHONPATH=$(OLDEST_LIBRARY) $(PYTEST) -m 'not slow'
 
 check: lint
+	$(BIN)/python scripts/fetch_transformers_tests.py
 	$(PYTEST) -m 'not slow'
 
 lint: $(VENV)/.dev
