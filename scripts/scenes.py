@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 
-Split = Literal["train", "test", "held_out", "single", "example"]
+Split = Literal["train", "close_up", "test", "held_out", "single"]
 Point = tuple[float, float]
 Range = tuple[float, float]
 
@@ -57,6 +57,9 @@ RELATIONS = ("left of", "above")
 # What fits beside a second group, and what fits alone.
 MAX_COUNT_IN_PAIR = {"small": 4, "medium": 3, "large": 2}
 MAX_COUNT_ALONE = {"small": 5, "medium": 5, "large": 3}
+# A close-up shows a quarter of a scene's area, at the same number of pixels a shape.
+MAX_COUNT_IN_CLOSE_UP = {"small": 3, "medium": 1, "large": 1}
+CLOSE_UP_ZOOM = 2
 
 # Each colour and each shape loses one partner: the eight pairs that training never shows.
 HELD_OUT_COMBINATIONS = frozenset(
@@ -104,7 +107,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """Facts and one way of showing them. `blur` is a share of the side, `noise` in grey levels, `jpeg_quality` 1..95."""
+    """Facts and one way to show them. `blur` is a share of the side, `noise` in grey levels, `jpeg_quality` 1..95."""
 
     facts: Facts
     shapes: tuple[Shape, ...]
@@ -116,23 +119,27 @@ class Scene:
     seed: int
 
 
-# --- from a seed to a scene -------------------------------------------------------------------------------------------
+# --- from a seed to a scene ----------------------------------------------------------------------------------------
 
 
 def make_scene(split: Split, index: int) -> Scene:
     """The scene number `index` of a split.
 
-    "train" and "test" avoid the held-out combinations, "held_out" scenes each contain one, "single" is "test" with
-    one group a scene (for zero-shot labels), "example" may show anything.
+    "train" and "test" avoid the held-out combinations; "held_out" scenes each contain one; "single" is "test" with one
+    group a scene, for zero-shot labels; "close_up" is "train" seen from nearer, for pictures of half the side.
     """
     rng = random.Random(f"{split}/{index}")
+    limits = {"close_up": (MAX_COUNT_IN_CLOSE_UP,), "single": (MAX_COUNT_ALONE,)}.get(
+        split, (MAX_COUNT_ALONE, MAX_COUNT_IN_PAIR)
+    )
+    zoom = CLOSE_UP_ZOOM if split == "close_up" else 1
     while True:
-        facts = _draw_facts(rng, num_groups=1 if split == "single" else rng.choice((1, 2)))
-        if split != "example" and facts.is_held_out != (split == "held_out"):
+        facts = _draw_facts(rng, rng.choice(limits))
+        if facts.is_held_out != (split == "held_out"):
             continue
-        centres = _place(facts, rng)
+        centres = _place(facts, rng, zoom)
         if centres is not None:
-            return _dress(facts, centres, rng)
+            return _dress(facts, centres, rng, zoom)
 
 
 def scenes(split: Split, count: int, start: int = 0) -> Iterator[Scene]:
@@ -160,18 +167,18 @@ def possible_groups(num_groups: int) -> list[Group]:
     ]
 
 
-def _draw_facts(rng: random.Random, num_groups: int) -> Facts:
-    groups = tuple(_draw_group(rng, num_groups) for _ in range(num_groups))
+def _draw_facts(rng: random.Random, max_count: dict[str, int]) -> Facts:
+    num_groups = 2 if max_count is MAX_COUNT_IN_PAIR else 1
+    groups = tuple(_draw_group(rng, max_count) for _ in range(num_groups))
     while num_groups == 2 and _look_alike(*groups):
-        groups = (groups[0], _draw_group(rng, num_groups))
+        groups = (groups[0], _draw_group(rng, max_count))
     relation = rng.choice(RELATIONS) if num_groups == 2 else None
     return Facts(groups, relation, rng.choice(tuple(BACKGROUNDS)))
 
 
-def _draw_group(rng: random.Random, num_groups: int) -> Group:
+def _draw_group(rng: random.Random, max_count: dict[str, int]) -> Group:
     size = rng.choice(tuple(SIZES))
-    limit = (MAX_COUNT_ALONE if num_groups == 1 else MAX_COUNT_IN_PAIR)[size]
-    return Group(rng.randint(1, limit), size, rng.choice(tuple(COLOURS)), rng.choice(SHAPES))
+    return Group(rng.randint(1, max_count[size]), size, rng.choice(tuple(COLOURS)), rng.choice(SHAPES))
 
 
 def _look_alike(first: Group, second: Group) -> bool:
@@ -179,10 +186,10 @@ def _look_alike(first: Group, second: Group) -> bool:
     return (first.colour, first.shape) == (second.colour, second.shape)
 
 
-def _place(facts: Facts, rng: random.Random) -> list[list[Point]] | None:
+def _place(facts: Facts, rng: random.Random, zoom: float = 1) -> list[list[Point]] | None:
     """Centres per group, or None if this attempt found no room or left the relation unclear."""
     if facts.relation is None:
-        centres = _scatter(facts.groups[0], (0.0, 0.0, 1.0, 1.0), rng)
+        centres = _scatter(facts.groups[0], (0.0, 0.0, 1.0, 1.0), rng, zoom)
         return None if centres is None else [centres]
     border = rng.uniform(0.47, 0.53)
     boxes = [(0.0, 0.0, border - 0.02, 1.0), (border + 0.02, 0.0, 1.0, 1.0)]
@@ -197,12 +204,14 @@ def _place(facts: Facts, rng: random.Random) -> list[list[Point]] | None:
     return [placed[0], placed[1]]
 
 
-def _scatter(group: Group, box: tuple[float, float, float, float], rng: random.Random) -> list[Point] | None:
-    extent = 1.15 * SIZES[group.size][1]
+def _scatter(
+    group: Group, box: tuple[float, float, float, float], rng: random.Random, zoom: float = 1
+) -> list[Point] | None:
+    extent = 1.15 * zoom * SIZES[group.size][1]
     left, top, right, bottom = box[0] + extent, box[1] + extent, box[2] - extent, box[3] - extent
     if right <= left:  # a large shape just fills its half
         left = right = (box[0] + box[2]) / 2
-    gap = 2 * extent + 0.025
+    gap = 2 * extent + 0.025 * zoom
     for _ in range(20):
         centres: list[Point] = []
         for _ in range(12 * group.count):
@@ -218,7 +227,7 @@ def _middle(points: list[Point]) -> Point:
     return sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
 
 
-def _dress(facts: Facts, centres: list[list[Point]], rng: random.Random) -> Scene:
+def _dress(facts: Facts, centres: list[list[Point]], rng: random.Random, zoom: float = 1) -> Scene:
     """Chooses everything that the facts leave open."""
     turn = math.radians(rng.uniform(-5, 5))
     shapes = []
@@ -229,7 +238,7 @@ def _dress(facts: Facts, centres: list[list[Point]], rng: random.Random) -> Scen
                 Shape(
                     kind=group.shape,
                     centre=_turned(point, turn),
-                    radius=rng.uniform(*SIZES[group.size]),
+                    radius=zoom * rng.uniform(*SIZES[group.size]),
                     tilt=turn + math.radians(rng.uniform(-10, 10)),
                     rgb=_shade(hue, saturation, value, rng),
                 )
@@ -241,7 +250,7 @@ def _dress(facts: Facts, centres: list[list[Point]], rng: random.Random) -> Scen
         shapes=tuple(shapes),
         background_rgb=(255 * red, 255 * green, 255 * blue),
         texture=rng.choice(("plain", "gradient", "stripes", "blotches")),
-        blur=rng.uniform(0.002, 0.011) if rng.random() < 0.4 else 0.0,
+        blur=zoom * rng.uniform(0.002, 0.011) if rng.random() < 0.4 else 0.0,
         noise=rng.uniform(2, 12) if rng.random() < 0.5 else 0.0,
         jpeg_quality=rng.randint(40, 90) if rng.random() < 0.5 else None,
         seed=rng.getrandbits(32),
@@ -263,7 +272,7 @@ def _shade(hue: float, saturation: float, value: float, rng: random.Random) -> t
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-# --- from a scene to a picture ----------------------------------------------------------------------------------------
+# --- from a scene to a picture -------------------------------------------------------------------------------------
 
 
 def render(scene: Scene, side: int = 80) -> Image.Image:
@@ -359,7 +368,7 @@ OUTLINES: dict[str, list[Point]] = {
 }
 
 
-# --- from facts to a caption ------------------------------------------------------------------------------------------
+# --- from facts to a caption ---------------------------------------------------------------------------------------
 
 # The first word of each row is the usual one; rows hold nothing that another row holds.
 SIZE_WORDS = {"small": ("small", "little"), "medium": ("medium",), "large": ("large", "big")}
@@ -462,7 +471,7 @@ def _noun(group: Group) -> str:
     return f"{group.shape}es" if group.shape == "cross" else f"{group.shape}s"
 
 
-# --- from a caption back to facts -------------------------------------------------------------------------------------
+# --- from a caption back to facts ----------------------------------------------------------------------------------
 
 
 def parse_caption(text: str) -> Facts | None:

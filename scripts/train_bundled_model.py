@@ -5,6 +5,7 @@
 Two CPU cores and an hour are enough, and the same seed gives the same training data, wordings and initial weights.
 """
 
+import copy
 import json
 import platform
 import random
@@ -24,21 +25,23 @@ import transformers
 import typer
 from rich.console import Console
 from rich.progress import track
+from torch.utils.data import Dataset
+from transformers import GenerationConfig, Trainer, TrainingArguments, set_seed
+
+from coca_hf import CoCaConfig, CoCaForCaptioning, CoCaProcessor, CoCaTokenizer
+from coca_hf.image_processing_coca import CoCaImageProcessor
 from scene_metrics import SceneModel, caption_accuracy, retrieval_recall, zero_shot_accuracy
 from scenes import (
+    CLOSE_UP_ZOOM,
     HELD_OUT_COMBINATIONS,
     Facts,
+    Split,
     caption,
     make_scene,
     partial_caption,
     render,
     scenes,
 )
-from torch.utils.data import Dataset
-from transformers import GenerationConfig, Trainer, TrainingArguments, set_seed
-
-from coca_hf import CoCaConfig, CoCaForCaptioning, CoCaProcessor, CoCaTokenizer
-from coca_hf.image_processing_coca import CoCaImageProcessor
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +57,7 @@ REQUIRED = {
 
 SEED = 0
 IMAGE_SIZE = 80
+CLOSE_UP_SIZE = IMAGE_SIZE // CLOSE_UP_ZOOM
 CONTEXT_LENGTH = 48
 # Small, because updates count for more than negatives here: 64 learns twice as fast per scene as 128.
 BATCH_SIZE = 64
@@ -70,7 +74,11 @@ console = Console(stderr=True)
 def train_tokenizer() -> CoCaTokenizer:
     """Byte-pair encoding learnt from captions: every word of the grammar becomes one token."""
     rng = random.Random(SEED)
-    texts = (text for scene in scenes("train", 5000) for text in (caption(scene.facts, rng), partial_caption(scene.facts, rng)))
+    texts = (
+        text
+        for scene in scenes("train", 5000)
+        for text in (caption(scene.facts, rng), partial_caption(scene.facts, rng))
+    )
     return CoCaTokenizer(model_max_length=CONTEXT_LENGTH).train_new_from_iterator(texts, vocab_size=1024)
 
 
@@ -89,6 +97,7 @@ def build_config(tokenizer: CoCaTokenizer) -> CoCaConfig:
             "num_attention_heads": 3,
             "image_size": IMAGE_SIZE,
             "patch_size": 10,
+            "position_embedding_type": "sincos",
             "pooler_hidden_size": 128,
             "num_pooler_queries": 33,
             "num_pooler_attention_heads": 4,
@@ -114,7 +123,7 @@ def build_config(tokenizer: CoCaTokenizer) -> CoCaConfig:
     )
 
 
-# --- training data ----------------------------------------------------------------------------------------------------
+# --- training data -------------------------------------------------------------------------------------------------
 
 
 class SceneDataset(Dataset):
@@ -131,26 +140,27 @@ class SceneDataset(Dataset):
         return {"picture": self.pictures[index], "facts": self.facts[index]}
 
 
-def _render_range(path: str, start: int, stop: int) -> list[Facts]:
+def _render_range(path: Path, split: Split, side: int, indices: range) -> list[Facts]:
     pictures = np.lib.format.open_memmap(path, mode="r+")
     facts = []
-    for index in range(start, stop):
-        scene = make_scene("train", index)
-        pictures[index] = np.asarray(render(scene, IMAGE_SIZE))
+    for index in indices:
+        scene = make_scene(split, index)
+        pictures[index] = np.asarray(render(scene, side))
         facts.append(scene.facts)
     return facts
 
 
-def render_training_set(folder: Path, count: int, workers: int) -> SceneDataset:
+def render_training_set(folder: Path, split: Split, side: int, count: int) -> SceneDataset:
     """Renders each scene once, to a file: drawing anew in every epoch would cost a fifth of the training time."""
-    path, chunk = folder / "pictures.npy", 1000
-    shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
-    starts = range(0, count, chunk)
+    path, chunk = folder / f"{split}.npy", 1000
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, side, side, 3)).flush()
     facts: list[Facts] = []
-    with ProcessPoolExecutor(workers) as pool:
-        jobs = [pool.submit(_render_range, str(path), start, min(start + chunk, count)) for start in starts]
-        for job in track(jobs, "Rendering", console=console):
+    with ProcessPoolExecutor() as pool:
+        jobs = [
+            pool.submit(_render_range, path, split, side, range(start, min(start + chunk, count)))
+            for start in range(0, count, chunk)
+        ]
+        for job in track(jobs, f"Rendering {count:,} {split.replace('_', '-')} pictures", console=console):
             facts += job.result()
     return SceneDataset(np.load(path, mmap_mode="r"), facts)
 
@@ -193,20 +203,63 @@ class Collator:
         return ((torch.from_numpy(pictures) / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- training ------------------------------------------------------------------------------------------------------
 
 
-def train(dataset: SceneDataset, steps: int, folder: Path) -> tuple[CoCaForCaptioning, CoCaProcessor]:
+@dataclass(frozen=True)
+class Stage:
+    """One part of the training: what is shown, for how many steps, and how the learning rate goes."""
+
+    split: Split
+    image_size: int
+    num_scenes: int
+    steps: int
+    schedule: str
+
+
+def stages(steps: int) -> tuple[Stage, Stage]:
+    """A third of the steps on close-ups, which cost half as much, then whole scenes.
+
+    Whole scenes alone teach shapes slowly: for a long time the model sees colours only. A close-up is a quarter of a
+    scene around one group, so shapes come early, and the scenes add number and place.
+    """
+    return (
+        Stage("close_up", CLOSE_UP_SIZE, 60_000, steps // 3, "constant_with_warmup"),
+        Stage("train", IMAGE_SIZE, 200_000, steps - steps // 3, "cosine"),
+    )
+
+
+def resized(model: CoCaForCaptioning, image_size: int) -> CoCaForCaptioning:
+    """The same weights for pictures of another size. Sin-cos positions are those of the grid, and not learnt."""
+    config = copy.deepcopy(model.config)
+    config.vision_config.image_size = image_size
+    other = CoCaForCaptioning._from_config(config, attn_implementation=model.config._attn_implementation)
+    learnt = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    other.load_state_dict(learnt, strict=False)
+    return other
+
+
+def train(steps: int, folder: Path) -> tuple[CoCaForCaptioning, CoCaProcessor]:
     processor = build_processor()
+    collator = Collator(processor, random.Random(SEED))
     # PyTorch's fused attention has a backward pass on CPUs that takes longer than the rest of the step.
     model = CoCaForCaptioning._from_config(build_config(processor.tokenizer), attn_implementation="eager")
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
+    for stage in stages(steps):
+        dataset = render_training_set(folder, stage.split, stage.image_size, stage.num_scenes)
+        model = resized(model, stage.image_size)
+        arguments = training_arguments(stage, folder / f"checkpoints_{stage.split}")
+        Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=collator).train()
+    return model, processor
+
+
+def training_arguments(stage: Stage, output: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=stage.steps,
         per_device_train_batch_size=BATCH_SIZE,
         learning_rate=1e-3,
-        lr_scheduler_type="cosine",
-        warmup_steps=500,
+        lr_scheduler_type=stage.schedule,
+        warmup_steps=200,
         weight_decay=0.05,
         adam_beta2=0.98,
         max_grad_norm=1.0,
@@ -220,9 +273,6 @@ def train(dataset: SceneDataset, steps: int, folder: Path) -> tuple[CoCaForCapti
         logging_steps=50,
         report_to="none",
     )
-    collator = Collator(processor, random.Random(SEED))
-    Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=collator).train()
-    return model, processor
 
 
 def save(model: CoCaForCaptioning, processor: CoCaProcessor, output: Path) -> None:
@@ -238,7 +288,7 @@ def save(model: CoCaForCaptioning, processor: CoCaProcessor, output: Path) -> No
     processor.save_pretrained(output)
 
 
-# --- measuring --------------------------------------------------------------------------------------------------------
+# --- measuring -----------------------------------------------------------------------------------------------------
 
 
 def measure(folder: Path) -> dict[str, float]:
@@ -254,7 +304,10 @@ def measure(folder: Path) -> dict[str, float]:
         "zero_shot": sum(zero_shot.values()) / len(zero_shot),
     }
     for name, value in figures.items():
-        console.print(f"{name:28} {100 * value:5.1f} %" + (f"  (at least {100 * REQUIRED[name]:.0f})" if name in REQUIRED else ""))
+        console.print(
+            f"{name:28} {100 * value:5.1f} %"
+            + (f"  (at least {100 * REQUIRED[name]:.0f})" if name in REQUIRED else "")
+        )
     return figures
 
 
@@ -273,12 +326,15 @@ def write_card(folder: Path, figures: dict[str, float], training: dict[str, Any]
     (folder / "README.md").write_text(template.substitute(fields), encoding="utf-8")
 
 
-def training_record(model: CoCaForCaptioning, steps: int, num_scenes: int, seconds: float) -> dict[str, Any]:
+def training_record(model: CoCaForCaptioning, steps: int, seconds: float) -> dict[str, Any]:
+    close_ups, whole = stages(steps)
     return {
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
-        "steps": f"{steps:,}",
+        "close_up_steps": f"{close_ups.steps:,}",
+        "close_ups": f"{close_ups.num_scenes:,}",
+        "steps": f"{whole.steps:,}",
+        "train_scenes": f"{whole.num_scenes:,}",
         "batch_size": BATCH_SIZE,
-        "train_scenes": f"{num_scenes:,}",
         "seed": SEED,
         "minutes": f"{seconds / 60:.0f}",
         "threads": torch.get_num_threads(),
@@ -292,11 +348,13 @@ def training_record(model: CoCaForCaptioning, steps: int, num_scenes: int, secon
 def main(
     output: Annotated[Path, typer.Option(help="Folder for the model.")] = ROOT / "src/coca_hf/assets/bundled",
     work: Annotated[Path | None, typer.Option(help="Folder for pictures and checkpoints; by default removed.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help=f"Training steps of {BATCH_SIZE} scenes.")] = 15_000,
-    train_scenes: Annotated[int, typer.Option(min=BATCH_SIZE, help="Scenes to render for training.")] = 200_000,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    steps: Annotated[int, typer.Option(min=3, help=f"Training steps of {BATCH_SIZE} scenes.")] = 12_000,
+    threads: Annotated[
+        int, typer.Option(min=1, help="CPU threads; the steps are too small to gain much from more.")
+    ] = 1,
     evaluate_only: Annotated[
-        bool, typer.Option("--evaluate-only", help="Save the model in --output anew with the present code; measure it.")
+        bool,
+        typer.Option("--evaluate-only", help="Save the model in --output anew with the present code; measure it."),
     ] = False,
 ) -> None:
     """Train the bundled model on rendered scenes, measure it and write its model card."""
@@ -308,10 +366,9 @@ def main(
         with tempfile.TemporaryDirectory() as scratch:
             folder = work or Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
-            dataset = render_training_set(folder, train_scenes, workers=threads)
-            model, processor = train(dataset, steps, folder)
+            model, processor = train(steps, folder)
         save(model, processor, output)
-        training = training_record(model, steps, train_scenes, time.monotonic() - started)
+        training = training_record(model, steps, time.monotonic() - started)
         record.write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
     else:
         save(CoCaForCaptioning.from_pretrained(output), CoCaProcessor.from_pretrained(output), output)
