@@ -120,9 +120,7 @@ def test_pixels_are_those_recorded_when_the_model_was_trained():
 
 @pytest.mark.parametrize("split", ["train", "close_up", "test", "single"])
 def test_no_scene_outside_the_held_out_split_shows_a_held_out_combination(split):
-    shown = {
-        (group.colour, group.shape) for scene in scenes.scenes(split, 5000) for group in scene.facts.groups
-    }
+    shown = {(group.colour, group.shape) for scene in scenes.scenes(split, 5000) for group in scene.facts.groups}
     assert shown.isdisjoint(scenes.HELD_OUT_COMBINATIONS)
     assert len(shown) == 64 - len(scenes.HELD_OUT_COMBINATIONS)
 
@@ -149,18 +147,14 @@ def test_every_colour_and_every_shape_is_held_out_once():
 
 
 def test_splits_share_no_picture():
-    pictures = {
-        scenes.render(scene).tobytes() for split in SPLITS for scene in scenes.scenes(split, 200)
-    }
+    pictures = {scenes.render(scene).tobytes() for split in SPLITS for scene in scenes.scenes(split, 200)}
     assert len(pictures) == 200 * len(SPLITS)
 
 
 @given(scene=any_scene())
 def test_groups_lie_as_their_relation_says_by_a_clear_margin(scene):
     shapes = iter(scene.shapes)
-    middles = [
-        np.mean([next(shapes).centre for _ in range(group.count)], axis=0) for group in scene.facts.groups
-    ]
+    middles = [np.mean([next(shapes).centre for _ in range(group.count)], axis=0) for group in scene.facts.groups]
     axis = {None: 0, "left of": 0, "above": 1}[scene.facts.relation]
     step = middles[-1] - middles[0]
     least = 0.2 * (len(middles) - 1)
