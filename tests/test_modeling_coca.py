@@ -134,7 +134,6 @@ class CoCaModelTester:
 class CoCaForCaptioningModelTester(CoCaModelTester):
     """Its sizes are the decoder's, whose hidden states and attentions the captioner returns."""
 
-    base_model_class = CoCaModel
     is_training = True
     hidden_size = CoCaTextModelTester.hidden_size
     num_hidden_layers = CoCaTextModelTester.num_hidden_layers
