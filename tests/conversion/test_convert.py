@@ -4,6 +4,7 @@
 
 import errno
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from unittest import mock
 
 import pytest
 import torch
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -27,6 +27,7 @@ from coca_hf.modeling_coca import CoCaForCaptioning, CoCaModel
 from coca_hf.tokenization_coca import read_merges, vocabulary_from_merges
 from fixtures.open_clip import recipe
 from fixtures.open_clip.recording import Recording
+from hub_server import serve_repository
 from tiny_folder import tiny_processor
 
 
@@ -113,25 +114,36 @@ def test_every_form_of_a_checkpoint_gives_its_weights(checkpoint, tmp_path, name
     assert_has_the_weights(model, weights)
 
 
+def convert_from_hub(repository: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: huggingface_hub reads its settings when it is imported."""
+    environment = {**os.environ, "HF_HOME": str(folder / "hub"), "HF_HUB_DISABLE_XET": "1", **settings}
+    command = [sys.executable, "-m", "coca_hf.cli", "convert", repository, str(folder / "out")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize("prefix", ["", "hf-hub:"])
 def test_a_hub_repository_is_fetched_and_converted(checkpoint, tmp_path, prefix):
-    def download(repository: str, name: str) -> str:
-        assert repository == "someone/coca"
-        if not (checkpoint / name).exists():
-            raise EntryNotFoundError(name)
-        return str(checkpoint / name)
-
-    with mock.patch("huggingface_hub.hf_hub_download", download):
-        model = convert_open_clip(f"{prefix}someone/coca", tmp_path / "out")
+    with serve_repository("someone/coca", checkpoint) as endpoint:
+        done = convert_from_hub(f"{prefix}someone/coca", tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
+    assert done.returncode == 0, done.stderr
+    model = CoCaForCaptioning.from_pretrained(tmp_path / "out")
     assert_has_the_weights(model, load_file(checkpoint / "open_clip_model.safetensors"))
 
 
+def test_a_repository_that_the_hub_does_not_have_is_named(checkpoint, tmp_path):
+    with serve_repository("someone/coca", checkpoint) as endpoint:
+        done = convert_from_hub("someone/else", tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
+    assert done.returncode == 1
+    assert "Cannot read the Hub repository 'someone/else'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_hub_that_cannot_be_reached_is_said_to_be(tmp_path):
-    with (
-        mock.patch("huggingface_hub.hf_hub_download", side_effect=LocalEntryNotFoundError("offline")),
-        pytest.raises(ConversionError, match=r"The Hub cannot be reached and the cache holds no .*'someone/coca'"),
-    ):
-        convert_open_clip("someone/coca", tmp_path / "out")
+    done = convert_from_hub("someone/coca", tmp_path, HF_HUB_OFFLINE="1")
+    assert done.returncode == 1
+    assert "The Hub cannot be reached" in done.stderr
+    assert "someone/coca" in done.stderr
 
 
 @pytest.mark.parametrize("form", ["model_cfg", "configuration", "file", "file of a model_cfg"])

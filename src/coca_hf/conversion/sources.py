@@ -73,7 +73,8 @@ def fetch_first(repository: str, names: tuple[str, ...]) -> Path | None:
     unreachable: LocalEntryNotFoundError | None = None
     for name in names:
         try:
-            return Path(hf_hub_download(repository, name))
+            # The client tries again for half a minute before it gives a network up: once is enough.
+            return Path(hf_hub_download(repository, name, local_files_only=unreachable is not None))
         except LocalEntryNotFoundError as error:  # before its base class: the network may be missing, not the file
             unreachable = error
         except EntryNotFoundError:
