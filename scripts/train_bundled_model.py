@@ -3,6 +3,23 @@
 """Train the small model that ships inside the package, from nothing, on rendered scenes; measure it; write its card.
 
 Two CPU cores and an hour are enough, and the same seed gives the same training data, wordings and initial weights.
+
+What limits the result is how slowly shapes are learnt. Share of right shapes on unseen close-ups of 40 pixels, by a vision
+tower of 4 layers trained with a linear layer on its mean alone, one core, learning rate 1e-3 unless said:
+
+| patch | width | batch | optimizer | seconds | pictures | right |
+| --- | --- | --- | --- | --- | --- | --- |
+| 10 | 192 | 64 | AdamW | 75 | 43,000 | 36 % |
+| 5 | 128 | 64 | AdamW, 3e-3 | 120 | 83,000 | 38 % |
+| 10 | 192 | 16 | AdamW | 100 | 79,000 | 22 % |
+| 5 | 128 | 16 | AdamW | 120 | 68,000 | 65 % |
+| 8 | 128 | 16 | AdamW | 150 | 61,000 | 53 % |
+| 5 | 128 | 16 | Muon 0.02 in the layers | 100 | 37,000 | 53 % |
+| 8 | 128 | 16 | Muon 0.01 in the layers | 100 | 58,000 | 83 % |
+| 8 | 128 | 16 | Muon 0.005 in the layers | 150 | 82,000 | 92 % |
+
+Small patches, small batches and `torch.optim.Muon` for the layers' matrices (AdamW for the rest) are the way on; what the
+script does below is the first line.
 """
 
 import copy
