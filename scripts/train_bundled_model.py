@@ -4,8 +4,8 @@
 
 Two CPU cores and an hour are enough, and the same seed gives the same training data, wordings and initial weights.
 
-What limits the result is how slowly shapes are learnt. Share of right shapes on unseen close-ups of 40 pixels, by a vision
-tower of 4 layers trained with a linear layer on its mean alone, one core, learning rate 1e-3 unless said:
+What limits the result is how slowly shapes are learnt. Share of right shapes on unseen close-ups of 40 pixels, by a
+vision tower of 4 layers trained with a linear layer on its mean alone, one core, learning rate 1e-3 unless said:
 
 | patch | width | batch | optimizer | seconds | pictures | right |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -18,8 +18,8 @@ tower of 4 layers trained with a linear layer on its mean alone, one core, learn
 | 8 | 128 | 16 | Muon 0.01 in the layers | 100 | 58,000 | 83 % |
 | 8 | 128 | 16 | Muon 0.005 in the layers | 150 | 82,000 | 92 % |
 
-Small patches, small batches and `torch.optim.Muon` for the layers' matrices (AdamW for the rest) are the way on; what the
-script does below is the first line.
+Small patches, small batches and `torch.optim.Muon` for the layers' matrices (AdamW for the rest) are the way on; what
+the script does below is the first line.
 """
 
 import copy

@@ -518,6 +518,10 @@ class CoCaMultimodalLayer(nn.Module):
         hidden_states = self.self_attention_layer(hidden_states, **kwargs)
         return self.cross_attention_layer(hidden_states, image_tokens, key_value)
 
+    def project_image_tokens(self, image_tokens: Tensor) -> KeyValue:
+        """(images, image tokens, context size) -> keys and values, each (images, heads, image tokens, head size)."""
+        return self.cross_attention_layer.project_image_tokens(image_tokens)
+
 
 class CoCaPreTrainedModel(PreTrainedModel):
     """Weight initialisation and loading, shared by all CoCa models."""
@@ -905,7 +909,7 @@ class CoCaMultimodalDecoder(CoCaPreTrainedModel):
 
     def project_image_tokens(self, image_tokens: Tensor) -> tuple[KeyValue, ...]:
         """(images, image tokens, context size) -> each layer's keys and values."""
-        return tuple(layer.cross_attention_layer.project_image_tokens(image_tokens) for layer in self.layers)
+        return tuple(layer.project_image_tokens(image_tokens) for layer in self.layers)
 
     @capture_outputs
     def forward(
