@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.generation import (
     GenerateBeamDecoderOnlyOutput,
@@ -127,6 +127,9 @@ class CoCaGenerationMixin(GenerationMixin):
             input_ids, attention_mask = self._prepare_prompts(input_ids, attention_mask, config, num_images)
         self._validate_context(config, input_ids.shape[1])
         if encoded_images is None:
+            _gather_weights_for(self, "encode_images")
+            for layer in self.decoder.layers:
+                _gather_weights_for(layer, "project_image_tokens")
             encoded_images = self.encode_images(pixel_values.to(self.device), interpolate_pos_encoding)
         if config.num_beam_groups is not None and config.num_beam_groups > 1:
             kwargs.setdefault("custom_generate", diverse_beam_search)
@@ -229,6 +232,15 @@ class CoCaGenerationMixin(GenerationMixin):
         return super()._get_candidate_generator(
             model_kwargs=model_kwargs, inputs_tensor=inputs_tensor, assistant_model=assistant_model, **kwargs
         )
+
+
+def _gather_weights_for(module: nn.Module, method: str) -> None:
+    """Makes `method` see whole weights where FSDP has sharded `module`, which by itself it does for `forward` only."""
+    is_sharded = hasattr(module, "unshard")
+    if is_sharded and method not in vars(module):
+        from torch.distributed.fsdp import register_fsdp_forward_method
+
+        register_fsdp_forward_method(module, method)
 
 
 @dataclass
