@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a command says on stderr, and the state of the three streams."""
 
+import logging
 import os
 import sys
 import time
@@ -55,10 +56,12 @@ def prepare_streams() -> None:
 
 def silence_libraries() -> None:
     """A command says itself what its user needs to know; loading bars and advice to programmers are not that."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # It logs errors that it also raises.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 
