@@ -13,7 +13,7 @@ import coca_hf
 from coca_hf.captioning import tasks
 
 
-COMMANDS = ["caption", "embed", "classify", "convert"]
+COMMANDS = ["caption", "embed", "classify", "convert", "push"]
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from .caption import caption
 from .classify import classify
 from .convert import convert
 from .embed import embed
+from .push import push
 
 
 # Releases of Typer differ in whether they use click or carry a copy of it.
@@ -36,6 +37,7 @@ app.command()(caption)
 app.command()(embed)
 app.command()(classify)
 app.command()(convert)
+app.command()(push)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,62 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Whether what is about to be published loads where only transformers is installed."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from textwrap import shorten
+
+from .errors import PublishingError
+from .plan import CARD, Publication
+
+
+_PROBE = Path(__file__).with_name("probe.py")
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH")
+
+
+def check_loads(publication: Publication) -> None:
+    """
+    Loads exactly the files that will be published, in a process without this package, and runs them on an image.
+
+    The process has no network and no token, and caches of its own, which are removed.
+
+    Raises:
+        PublishingError: It does not load, or does not run; the message says why.
+    """
+    with tempfile.TemporaryDirectory(prefix="coca-hf-check-") as scratch:
+        folder, home = Path(scratch, "model"), Path(scratch, "home")
+        home.mkdir()
+        _lay_out(publication, folder)
+        kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+        done = subprocess.run(
+            # Not by its path: Python would look for modules beside it first.
+            [sys.executable, "-c", _PROBE.read_text(encoding="utf-8"), str(folder)],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**kept, **_isolation(home)},
+        )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+        reason = shorten(said[-1].replace(str(folder), str(publication.folder)), 500).rstrip(".")
+        raise PublishingError(
+            f"'{publication.folder}' does not load where only transformers is installed: {reason}. Nothing was sent."
+        )
+
+
+def _isolation(home: Path) -> dict[str, str]:
+    modules = str(home / "modules")
+    return {"HF_HOME": str(home), "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
+
+
+def _lay_out(publication: Publication, folder: Path) -> None:
+    """The repository-to-be, its files linked rather than copied."""
+    for name, path in publication.paths.items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(path.resolve())
+    (folder / CARD).write_text(publication.card, encoding="utf-8")

@@ -1,0 +1,197 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""A publication becomes one commit of a Hub repository, or nothing of it is seen there."""
+
+import itertools
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .check import check_loads
+from .errors import PublishingError
+from .plan import CARD, Publication, is_stale, plan_publication
+
+
+_logger = logging.getLogger(__name__)
+
+MAIN = "main"
+MESSAGE = "Publish model, processor, code and card"
+_ATTEMPTS = 4
+_LONGEST_WAIT_SECONDS = 300
+_TRANSIENT = (408, 412, 429, 500, 502, 503, 504)
+_ASIDE = "The same again goes on, and sends nothing twice."
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a publication is: the repository, and the commit that holds all of it."""
+
+    repo_id: str
+    revision: str
+    commit: str
+    url: str
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> Published:
+    """
+    Publishes a saved folder: plans it, checks that it loads in a process of its own, and publishes it.
+
+    Args:
+        folder: What `save_pretrained` of model and processor wrote.
+        repo_id: "owner/name". The repository is made if it is not there.
+        private: Only the owner sees it. A repository that is there and public is refused.
+        revision: Branch; made from the main one if it is not there.
+        message: Title of the commit.
+        token: By default the one of `hf auth login`, or of the environment variable HF_TOKEN.
+        endpoint: Address of the Hub; by default the environment's.
+
+    Raises:
+        PublishingError: The folder is not fit to be published, or the Hub does not take it.
+    """
+    publication = plan_publication(folder, repo_id)
+    check_login(repo_id, token)
+    check_loads(publication)
+    return publish(publication, private=private, revision=revision, message=message, token=token, endpoint=endpoint)
+
+
+def check_login(repo_id: str, token: str | None = None) -> None:
+    """Raises `PublishingError` where nothing can be published for want of a token or of a network."""
+    from huggingface_hub import get_token
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        raise PublishingError(f"Cannot publish to '{repo_id}' while HF_HUB_OFFLINE is set.")
+    if not (token or get_token()):
+        raise PublishingError(f"Cannot publish to '{repo_id}' without a token: run `hf auth login`, or set HF_TOKEN.")
+
+
+def publish(
+    publication: Publication,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> Published:
+    """
+    Publishes what was planned, and checked by `check_loads`; see `push_folder`.
+
+    All of it comes with one commit, which also removes parts of an earlier model that would be taken for parts of
+    this one. Failures that may pass are waited for. Published again after a failure, what has arrived is not sent
+    again, and what is there already makes no second commit.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=endpoint, token=token, library_name="coca_hf")
+    branch = revision or MAIN
+
+    def attempt() -> Published:
+        _prepare(api, publication.repo_id, private, branch)
+        return _commit(api, publication, branch, message or MESSAGE)
+
+    return _until_it_works(attempt, publication.repo_id)
+
+
+def _prepare(api: Any, repo_id: str, private: bool, revision: str) -> None:
+    """The repository and the branch are there, and only its owner sees it if so wanted."""
+    api.create_repo(repo_id, private=private or None, exist_ok=True)
+    if private and not api.repo_info(repo_id).private:
+        raise PublishingError(
+            f"The repository '{repo_id}' is there already, and public. Make it private in its settings, or give "
+            "another name. Nothing was sent."
+        )
+    if revision != MAIN:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+
+
+def _commit(api: Any, publication: Publication, revision: str, message: str) -> Published:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    repo_id = publication.repo_id
+    before = api.repo_info(repo_id, revision=revision)
+    additions = [CommitOperationAdd(name, str(path)) for name, path in publication.paths.items()]
+    additions.append(CommitOperationAdd(CARD, publication.card.encode()))
+    stale = [file.rfilename for file in before.siblings or () if is_stale(file.rfilename, publication)]
+    done = api.create_commit(
+        repo_id,
+        [*additions, *map(CommitOperationDelete, stale)],
+        commit_message=message,
+        revision=revision,
+        # What is stale was found in this commit. If there is a newer one, the Hub refuses, and we look again.
+        parent_commit=before.sha,
+    )
+    return Published(repo_id, revision, done.oid, done.commit_url)
+
+
+def _until_it_works(attempt: Callable[[], Published], repo_id: str) -> Published:
+    """Tries again while what fails may pass. An attempt begins anew, so one whose answer was lost changes nothing."""
+    from huggingface_hub.errors import HTTPError
+
+    for number in itertools.count(1):
+        try:
+            return attempt()
+        except PublishingError:
+            raise
+        # RuntimeError is how the client wraps the failure of an upload; ValueError is a card that the Hub refuses.
+        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            seconds = _seconds_to_wait(error, number)
+            if seconds is None or number == _ATTEMPTS:
+                raise PublishingError(f"Cannot publish to '{repo_id}': {_cause(error)}. {_ASIDE}") from error
+            _logger.warning("%s: %s. Trying again in %s s", repo_id, _cause(error), seconds)
+            time.sleep(seconds)
+    raise AssertionError("counting does not end")
+
+
+def _seconds_to_wait(error: Exception, number: int) -> int | None:
+    """Until the next attempt; None where there is no use in one, or where the client has made several itself."""
+    if isinstance(error, (RuntimeError, ValueError)):
+        return None
+    response = getattr(error, "response", None)
+    if response is None:
+        return 2**number if _is_network(error) else None
+    asked = response.headers.get("Retry-After", "")
+    seconds = int(asked) if asked.isdecimal() else 2**number
+    return seconds if response.status_code in _TRANSIENT and seconds <= _LONGEST_WAIT_SECONDS else None
+
+
+def _is_network(error: BaseException) -> bool:
+    from huggingface_hub.errors import HTTPError
+
+    return isinstance(error, (HTTPError, ConnectionError, TimeoutError))
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong, without addresses: those of uploads hold signatures."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        status = f"{response.status_code} {response.reason_phrase}".strip()
+        said = getattr(error, "server_message", None)
+        return _HINTS.get(response.status_code, "the Hub answered {}").format(f"{status}: {said}" if said else status)
+    if error.__cause__ is not None and isinstance(error, RuntimeError):
+        return f"{_one_line(error)}, because {_cause(error.__cause__)}"
+    return f"the connection failed: {_one_line(error)}" if _is_network(error) else _one_line(error)
+
+
+def _one_line(error: BaseException) -> str:
+    return re.sub(r"https?://\S+", "(address)", " ".join(str(error).split())).rstrip(".") or type(error).__name__
+
+
+_HINTS = {
+    401: "the Hub does not accept the token ({}). Run `hf auth login`, or set HF_TOKEN",
+    403: "the token may not write there ({}). Give it write access, or a namespace of your own",
+    429: "the Hub asks to wait ({})",
+}
