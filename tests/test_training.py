@@ -121,7 +121,9 @@ def _contrastive_worker(rank: int, world_size: int, folder: str) -> None:
     )
     features = torch.load(f"{folder}/features.pt", weights_only=True)
     images, texts = (part.chunk(world_size)[rank].clone().requires_grad_() for part in features)
-    loss = image_text_contrastive_loss(F.normalize(images, dim=-1), F.normalize(texts, dim=-1), torch.tensor(5.0))
+    everyone = torch.distributed.group.WORLD
+    image_embeds, text_embeds = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
+    loss = image_text_contrastive_loss(image_embeds, text_embeds, torch.tensor(5.0), everyone)
     loss.backward()
     # As distributed data parallel averages them.
     torch.save((loss.detach(), images.grad / world_size, texts.grad / world_size), f"{folder}/rank{rank}.pt")

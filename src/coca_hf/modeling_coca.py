@@ -37,26 +37,39 @@ from .generation_coca import CoCaGenerationMixin
 KeyValue = tuple[Tensor, Tensor]
 
 
-def _gather_with_gradient(features: Tensor) -> Tensor:
+class _Gather(torch.autograd.Function):
     """(batch, dim) of this process -> (processes * batch, dim) of all, gradients flowing back to every process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return features
-    if torch.distributed.get_world_size() == 1:
-        return features
-    return torch.cat(torch.distributed.nn.functional.all_gather(features.contiguous()))
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        gathered = [torch.empty_like(features) for _ in range(torch.distributed.get_world_size(group))]
+        torch.distributed.all_gather(gathered, features.contiguous(), group=group)
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.contiguous()
+        torch.distributed.all_reduce(gradient, group=ctx.group)
+        shares = gradient.chunk(torch.distributed.get_world_size(ctx.group))
+        return shares[torch.distributed.get_rank(ctx.group)], None
 
 
-def image_text_contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor) -> Tensor:
+def image_text_contrastive_loss(
+    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, group: Any = None
+) -> Tensor:
     """
-    Symmetric cross-entropy between each image and its text among all of the batch, of every process where
-    `torch.distributed` is initialised (CoCa, equation 1; open_clip's `ClipLoss` with `gather_with_grad`).
+    Symmetric cross-entropy between each image and its text among all of the batch (CoCa, equation 1; open_clip's
+    `ClipLoss` with `gather_with_grad`).
 
     Args:
         image_embeds: (batch, dim), L2-normalised.
         text_embeds: (batch, dim), L2-normalised; row i belongs to image i.
         logit_scale: factor of the similarities, already exponentiated.
+        group: processes whose batches are joined into one, all equally long; by default this one's stands alone.
     """
-    image_embeds, text_embeds = _gather_with_gradient(image_embeds), _gather_with_gradient(text_embeds)
+    if group is not None:
+        image_embeds, text_embeds = _Gather.apply(image_embeds, group), _Gather.apply(text_embeds, group)
     logits_per_image = logit_scale * image_embeds @ text_embeds.t()
     labels = torch.arange(len(logits_per_image), device=logits_per_image.device)
     return (F.cross_entropy(logits_per_image, labels) + F.cross_entropy(logits_per_image.t(), labels)) / 2
@@ -190,11 +203,15 @@ class CoCaVisionEmbeddings(nn.Module):
         if config.position_embedding_type == "sincos":
             self.position_embedding.requires_grad_(False)
 
+    def _positions(self) -> Tensor:
+        """-> (1 + patches, hidden)."""
+        # Through the module, whose weight may be on a disk until it is called.
+        device = self.class_embedding.device
+        return self.position_embedding(torch.arange(self.position_embedding.num_embeddings, device=device))
+
     def interpolate_pos_encoding(self, grid_size: tuple[int, int]) -> Tensor:
         """Positions for another grid of patches, by bicubic interpolation: -> (1 + patches, hidden)."""
-        class_position, patch_positions = self.position_embedding.weight.split(
-            [1, self.position_embedding.num_embeddings - 1]
-        )
+        class_position, patch_positions = self._positions().split([1, self.position_embedding.num_embeddings - 1])
         patch_positions = patch_positions.t().unflatten(1, self.config.grid_size)[None]  # (1, hidden, rows, columns)
         resized = F.interpolate(patch_positions.float(), size=grid_size, mode="bicubic", align_corners=False)
         return torch.cat([class_position, resized[0].flatten(1).t().to(class_position.dtype)])
@@ -215,9 +232,8 @@ class CoCaVisionEmbeddings(nn.Module):
                 f"{expected[0]} x {expected[1]}: resize them, or pass interpolate_pos_encoding=True."
             )
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
-        positions = self.position_embedding.weight
-        if given != expected:
-            positions = self.interpolate_pos_encoding(tuple(patches.shape[-2:]))
+        grid_size = tuple(patches.shape[-2:])
+        positions = self._positions() if given == expected else self.interpolate_pos_encoding(grid_size)
         patches = patches.flatten(2).transpose(1, 2)  # (batch, patches, hidden)
         class_token = self.class_embedding.expand(patches.shape[0], 1, -1)
         return torch.cat([class_token, patches], dim=1) + positions
@@ -257,7 +273,8 @@ class CoCaTextEmbeddings(nn.Module):
         """(batch, text), (batch or 1, text) -> (batch, text + 1 with [CLS], hidden)."""
         hidden_states = self.token_embedding(input_ids) + self.position_embedding(position_ids)
         if append_cls:
-            cls_token = self.cls_embedding + self.position_embedding.weight[self.config.max_position_embeddings]
+            cls_position = torch.full_like(position_ids[:1, :1], self.config.max_position_embeddings)
+            cls_token = self.cls_embedding + self.position_embedding(cls_position)  # (1, 1, hidden)
             hidden_states = torch.cat([hidden_states, cls_token.expand(len(hidden_states), 1, -1)], dim=1)
         return hidden_states
 
@@ -586,6 +603,17 @@ class CoCaPreTrainedModel(PreTrainedModel):
                 init.constant_(module.logit_bias, module.config.logit_bias_init_value)
         elif isinstance(module, CoCaForCaptioning):
             _init_linear(module.lm_head, module.lm_head.in_features**-0.5)
+
+    def _data_parallel_group(self) -> Any:
+        """The processes with other parts of the batch than this one, `None` if there are none."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return None
+        mesh = getattr(self, "_device_mesh", None)
+        if mesh is None or "tp" not in mesh.mesh_dim_names or mesh["tp"].size() == 1:
+            return torch.distributed.group.WORLD if torch.distributed.get_world_size() > 1 else None
+        # Processes that share the layers, tensor-parallel, have the same batch.
+        has_parts = "fsdp" in mesh.mesh_dim_names and mesh["fsdp"].size() > 1
+        return mesh["fsdp"].get_group() if has_parts else None
 
 
 def _init_linear(linear: nn.Linear, std: float) -> None:
@@ -1076,7 +1104,9 @@ class CoCaModel(CoCaPreTrainedModel):
         if return_loss:
             if logits_per_image is None or len(image_embeds) != len(text_embeds):
                 raise ValueError("return_loss=True needs as many texts as images, and pooled vectors of both.")
-            loss = image_text_contrastive_loss(image_embeds, text_embeds, self.logit_scale.exp())
+            loss = image_text_contrastive_loss(
+                image_embeds, text_embeds, self.logit_scale.exp(), self._data_parallel_group()
+            )
         return CoCaOutput(
             loss=loss,
             logits_per_image=logits_per_image,
@@ -1189,7 +1219,9 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
     ) -> Tensor | None:
         if text_embeds is None or text_embeds.ndim != 2 or image_embeds.shape != text_embeds.shape:
             return None
-        loss = image_text_contrastive_loss(image_embeds, text_embeds, self.model.logit_scale.exp())
+        loss = image_text_contrastive_loss(
+            image_embeds, text_embeds, self.model.logit_scale.exp(), self._data_parallel_group()
+        )
         # Trainer adds up the losses of accumulated batches: each counts by its share of their tokens.
         return loss if num_items_in_batch is None else loss * num_items / num_items_in_batch
 

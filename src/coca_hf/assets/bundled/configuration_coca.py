@@ -16,7 +16,7 @@ saved or loaded, the folder is complete, and is so again when it is saved from c
 
 import math
 import os
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
@@ -383,7 +383,7 @@ class CoCaConfig(PreTrainedConfig):
         logit_scale_init_value (`float`, defaults to ln(1 / 0.07)): Initial logarithm of the similarity's scale.
         logit_bias_init_value (`float`, *optional*): Initial bias of the similarity; `None` for no bias.
         nonscalar_logit_scale (`bool`, defaults to `False`):
-            Whether scale and bias are stored with shape (1,) rather than (), as some optimizer wrappers need.
+            Whether scale and bias are stored with shape (1,) rather than (), as FSDP needs.
         caption_loss_weight (`float`, defaults to 2.0): Weight of the captioning loss.
         contrastive_loss_weight (`float`, defaults to 1.0): Weight of the contrastive loss.
 
@@ -407,6 +407,8 @@ class CoCaConfig(PreTrainedConfig):
         "text_config": CoCaTextConfig,
         "multimodal_config": CoCaMultimodalConfig,
     }
+    # Those of the parts are enough; the library's default names modules that CoCa does not have.
+    base_model_fsdp_plan: ClassVar[dict[str, str]] = {}
     keys_to_ignore_at_inference = ["past_key_values", "text_model_output", "vision_model_output"]
 
     vision_config: dict | CoCaVisionConfig | None = None
