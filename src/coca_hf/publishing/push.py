@@ -162,9 +162,9 @@ def _seconds_to_wait(error: Exception, number: int) -> int | None:
         return None
     response = getattr(error, "response", None)
     if response is None:
-        return 2**number if _is_network(error) else None
+        return 2 ** (number - 1) if _is_network(error) else None
     asked = response.headers.get("Retry-After", "")
-    seconds = int(asked) if asked.isdecimal() else 2**number
+    seconds = int(asked) if asked.isdecimal() else 2 ** (number - 1)
     return seconds if response.status_code in _TRANSIENT and seconds <= _LONGEST_WAIT_SECONDS else None
 
 

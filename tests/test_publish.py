@@ -1,0 +1,596 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""A saved folder reaches the Hub whole or not at all, whatever goes wrong on the way; others load it from there.
+
+Every push and pull runs huggingface_hub's own client, in a process of its own, against a server on loopback.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from coca_hf import CoCaForCaptioning, CoCaProcessor
+from coca_hf.publishing import PublishingError, plan_publication
+from coca_hf.publishing.card import folder_card
+from coca_hf.publishing.plan import CODE
+from hub_server import READER, WRITER, Hub, serve_hub
+from tiny_folder import save_tiny_folder
+
+
+REPOSITORY = "someone/tiny"
+SAVED = {
+    *CODE,
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+PUBLISHED = {*SAVED, "README.md"}
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    def said(self) -> dict:
+        """The JSON object that a script printed last."""
+        assert self.code == 0, self.err
+        return json.loads(self.out.splitlines()[-1])
+
+
+def run(home: Path, hub: Hub | None, command: list[str], token: str | None = WRITER, **settings: str) -> Result:
+    """A Python process that knows the Hub and a token, and shares nothing else with this one."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
+    environment |= {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+    environment |= {"HF_ENDPOINT": hub.endpoint} if hub else {}
+    environment |= {"HF_TOKEN": token} if token else {}
+    process = subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=environment | settings,
+    )
+    return Result(process.returncode, process.stdout, process.stderr)
+
+
+def push(home: Path, hub: Hub | None, *arguments: str, **settings: str) -> Result:
+    return run(home, hub, ["-m", "coca_hf.cli", "push", *arguments], **settings)
+
+
+# Without the check by loading, which is the same whatever the Hub does, and takes seconds.
+PUBLISH = """
+import json, sys
+from coca_hf.publishing import PublishingError, plan_publication, publish
+folder, repository, options = sys.argv[1:]
+try:
+    done = publish(plan_publication(folder, repository), **json.loads(options))
+    print(json.dumps({"commit": done.commit, "url": done.url}))
+except PublishingError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+def publish(home: Path, hub: Hub, folder: Path, token: str | None = WRITER, **options: object) -> dict:
+    return run(home, hub, ["-c", PUBLISH, str(folder), REPOSITORY, json.dumps(options)], token).said()
+
+
+PULL = """
+import json, sys
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError
+repository, revision = sys.argv[1:]
+try:
+    print(json.dumps({"folder": snapshot_download(repository, revision=revision)}))
+except RepositoryNotFoundError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+def pull(home: Path, hub: Hub, revision: str = "main", token: str | None = WRITER) -> dict:
+    return run(home, hub, ["-c", PULL, REPOSITORY, revision], token).said()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Path:
+    """What save_pretrained of model and processor writes."""
+    return save_tiny_folder(tmp_path_factory.mktemp("saved") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def original(bare, tmp_path_factory) -> Path:
+    """The same with a card."""
+    folder = tmp_path_factory.mktemp("carded") / "tiny"
+    shutil.copytree(bare, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "README.md").write_text(folder_card(config))
+    return folder
+
+
+@pytest.fixture
+def folder(original, tmp_path) -> Path:
+    """A copy, to be changed."""
+    return Path(shutil.copytree(original, tmp_path / "tiny"))
+
+
+@pytest.fixture
+def hub():
+    with serve_hub() as hub:
+        yield hub
+
+
+# --- the command, from the folder to a stranger's caption ------------------------------------------------------------
+
+
+JUNK = (
+    "training_args.bin",
+    "optimizer.pt",
+    "rng_state.pth",
+    "pytorch_model.bin",
+    "trainer_state.json",
+    ".env",
+    "notes.txt",
+    "checkpoint-3/model.safetensors",
+    "__pycache__/modeling_coca.cpython-311.pyc",
+    ".cache/huggingface/token",
+)
+
+
+@pytest.fixture(scope="module")
+def pushed(bare, tmp_path_factory):
+    """A Hub that the command has brought a folder to, a folder with much in it that is nobody's business."""
+    root = tmp_path_factory.mktemp("pushed")
+    folder = Path(shutil.copytree(bare, root / "tiny"))
+    for name in JUNK:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"private")
+    with serve_hub() as hub:
+        result = push(root / "home", hub, str(folder), REPOSITORY, "--message", "Here it is")
+        yield hub, folder, result
+
+
+def test_the_command_says_what_it_did_and_where_it_is(pushed):
+    hub, _, result = pushed
+    commit = hub.repositories[REPOSITORY].branches["main"]
+    assert result.code == 0, result.err
+    assert result.out == f"{hub.endpoint}/{REPOSITORY}/commit/{commit}\n"
+    assert result.err.startswith("coca-hf push: 14 files, ")
+    assert len(result.err.splitlines()) == 1
+
+
+def test_model_processor_code_and_card_come_with_one_commit(pushed):
+    hub, folder, _ = pushed
+    assert [commit.title for commit in hub.repositories[REPOSITORY].history()] == ["Here it is"]
+    files = hub.files(REPOSITORY)
+    assert files.keys() == PUBLISHED
+    assert {name: files[name] for name in SAVED} == {name: (folder / name).read_bytes() for name in SAVED}
+
+
+def test_a_folder_without_a_card_gets_one_that_names_its_repository(pushed):
+    card = pushed[0].files(REPOSITORY)["README.md"].decode()
+    assert "pipeline_tag: image-to-text" in card
+    assert f'pipeline("image-to-text", model="{REPOSITORY}", trust_remote_code=True)' in card
+    assert not (pushed[1] / "README.md").exists()
+
+
+def test_the_token_goes_to_the_hub_only_and_is_written_nowhere(pushed, tmp_path_factory):
+    hub, folder, result = pushed
+    assert WRITER not in result.out + result.err
+    assert "a token reached the storage" not in hub.requests
+    home = folder.parent / "home"
+    written = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
+    assert WRITER.encode() not in written
+    assert not any(WRITER.encode() in content for content in hub.files(REPOSITORY).values())
+
+
+STRANGER = """
+import json, sys
+sys.modules["coca_hf"] = None
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoProcessor, pipeline
+repository, revision, image = sys.argv[1:]
+image = Image.open(image)
+place = {"revision": revision, "trust_remote_code": True}
+processor = AutoProcessor.from_pretrained(repository, **place)
+towers = AutoModel.from_pretrained(repository, **place)
+inputs = processor(images=image, text="a photo of", return_tensors="pt")
+with torch.inference_mode():
+    embeds = towers(**inputs).image_embeds.tolist()
+captioner = pipeline("image-to-text", repository, device="cpu", **place)
+print(json.dumps({"embeds": embeds, "captions": captioner(image, max_new_tokens=6)}))
+"""
+
+
+def test_a_stranger_loads_what_was_pushed_by_its_commit(pushed, tmp_path):
+    hub, folder, _ = pushed
+    image = tmp_path / "photo.png"
+    Image.effect_mandelbrot((40, 30), (-3, -2.5, 2, 2.5), 100).convert("RGB").save(image)
+    commit = hub.repositories[REPOSITORY].branches["main"]
+    found = run(tmp_path / "home", hub, ["-c", STRANGER, REPOSITORY, commit, str(image)], token=None).said()
+
+    model, processor = CoCaForCaptioning.from_pretrained(folder), CoCaProcessor.from_pretrained(folder)
+    inputs = processor(images=Image.open(image), text="a photo of", return_tensors="pt")
+    with torch.inference_mode():
+        embeds = model.model(**inputs).image_embeds
+    ids = model.generate(pixel_values=inputs["pixel_values"], max_new_tokens=6)
+    assert found["embeds"] == embeds.tolist()
+    assert found["captions"] == [{"generated_text": processor.decode(ids[0], skip_special_tokens=True)}]
+
+
+def test_a_dry_run_shows_files_sizes_and_card_and_asks_the_hub_nothing(original, tmp_path, hub):
+    (folder := Path(shutil.copytree(original, tmp_path / "tiny")) / "optimizer.pt").write_bytes(b"private")
+    result = push(tmp_path / "home", hub, str(folder.parent), REPOSITORY, "--private", "--dry-run", token=None)
+    assert result.code == 0, result.err
+    assert result.err == ""
+    assert hub.requests == []
+    first, *rest = result.out.splitlines()
+    assert first == f"{REPOSITORY}, private, branch main: Publish model, processor, code and card"
+    listed = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in rest[: len(PUBLISHED)]}
+    on_disk = {name: (folder.parent / name).stat().st_size for name in SAVED}
+    assert {name: listed[name] for name in SAVED} == on_disk
+    assert rest[len(PUBLISHED)].split() == [f"{sum(listed.values()):,}", "bytes", "in", "14", "files"]
+    assert rest[len(PUBLISHED) + 1] == "not sent: optimizer.pt"
+    card = (folder.parent / "README.md").read_text().replace("OWNER/NAME", REPOSITORY)
+    assert result.out.endswith(f"\n\n{card}\n")
+
+
+def test_a_folder_that_does_not_load_is_not_sent(folder, tmp_path, hub):
+    config = json.loads((folder / "config.json").read_text())
+    config["projection_dim"] += 4
+    (folder / "config.json").write_text(json.dumps(config))
+    result = push(tmp_path / "home", hub, str(folder), REPOSITORY)
+    assert result.code == 1
+    assert f"'{folder}' does not load where only transformers is installed" in result.err
+    assert "mismatched keys" in result.err
+    assert len(result.err.splitlines()) == 1
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "code", "says"),
+    [
+        (["nowhere", REPOSITORY], {}, 2, "There is no folder 'nowhere'"),
+        ([".", REPOSITORY], {}, 2, "'.' is not a saved model's folder: it has no config.json"),
+        (["{folder}", "tiny"], {}, 2, "'tiny' is no repository's name. Give owner/name"),
+        (["{folder}", REPOSITORY], {"token": None}, 1, "without a token: run `hf auth login`"),
+        (["{folder}", REPOSITORY], {"HF_HUB_OFFLINE": "1"}, 1, "while HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_what_cannot_be_published_is_said_in_one_line(original, tmp_path, arguments, settings, code, says):
+    words = [argument.format(folder=original) for argument in arguments]
+    result = push(tmp_path / "home", None, *words, **settings)
+    assert result.code == code
+    assert says in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+PUSH_TO_HUB = """
+import sys
+from coca_hf import CoCaForCaptioning, CoCaProcessor
+folder, repository = sys.argv[1:]
+CoCaForCaptioning.from_pretrained(folder).push_to_hub(repository)
+CoCaProcessor.from_pretrained(folder).push_to_hub(repository)
+"""
+
+
+def test_push_to_hub_of_model_and_processor_brings_the_same_files(bare, hub, tmp_path):
+    done = run(tmp_path / "home", hub, ["-c", PUSH_TO_HUB, str(bare), REPOSITORY])
+    assert done.code == 0, done.err
+    files = hub.files(REPOSITORY)
+    assert files.keys() == PUBLISHED
+    assert {name: files[name] for name in CODE} == {name: (bare / name).read_bytes() for name in CODE}
+    assert files["model.safetensors"] == (bare / "model.safetensors").read_bytes()
+
+
+# --- what else may be there ------------------------------------------------------------------------------------------
+
+
+def test_the_same_folder_again_makes_no_second_commit(folder, tmp_path, hub):
+    first, second = (publish(tmp_path / "home", hub, folder) for _ in range(2))
+    assert first == second
+    assert len(hub.repositories[REPOSITORY].history()) == 1
+
+
+def test_an_earlier_commit_stays_what_it_was(folder, tmp_path, hub):
+    before = contents(folder)
+    first = publish(tmp_path / "home", hub, folder)
+    model = CoCaForCaptioning.from_pretrained(folder)
+    with torch.no_grad():
+        model.model.logit_scale.add_(1)
+    model.save_pretrained(folder)
+    publish(tmp_path / "home", hub, folder)
+    pinned = Path(pull(tmp_path / "one", hub, first["commit"])["folder"])
+    newest = Path(pull(tmp_path / "two", hub)["folder"])
+    assert (pinned / "model.safetensors").read_bytes() == before["model.safetensors"]
+    assert (newest / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert before["model.safetensors"] != (folder / "model.safetensors").read_bytes()
+
+
+def test_a_branch_is_made_and_the_main_one_left_alone(folder, tmp_path, hub):
+    publish(tmp_path / "home", hub, folder, revision="v2/trial")
+    assert hub.files(REPOSITORY, "v2/trial").keys() == PUBLISHED
+    assert hub.files(REPOSITORY, "main") == {}
+
+
+def test_a_private_repository_needs_its_owners_token(folder, tmp_path, hub):
+    publish(tmp_path / "home", hub, folder, private=True)
+    assert hub.repositories[REPOSITORY].private
+    assert "error" in pull(tmp_path / "one", hub, token=None)
+    assert "error" in pull(tmp_path / "two", hub, token=READER)
+    assert contents(Path(pull(tmp_path / "three", hub)["folder"])).keys() >= PUBLISHED
+
+
+def test_what_shall_be_private_is_not_sent_to_a_public_repository(folder, tmp_path, hub):
+    hub.add(REPOSITORY, {"notes.md": b"public"})
+    said = publish(tmp_path / "home", hub, folder, private=True)
+    assert said["error"].startswith(f"The repository '{REPOSITORY}' is there already, and public.")
+    assert hub.files(REPOSITORY).keys() == {"notes.md"}
+    assert hub.storage == {}
+
+
+def test_parts_of_an_earlier_model_go_and_other_files_stay(folder, tmp_path, hub):
+    earlier = {
+        "model-00001-of-00002.safetensors": b"old",
+        "model-00002-of-00002.safetensors": b"old",
+        "model.safetensors.index.json": b"{}",
+        "decoding_coca.py": b"old = True",
+        "notes.md": b"mine",
+        "pictures/cat.png": b"mine",
+    }
+    hub.add(REPOSITORY, earlier)
+    publish(tmp_path / "home", hub, folder)
+    assert hub.files(REPOSITORY).keys() == {*PUBLISHED, "notes.md", "pictures/cat.png"}
+    assert len(hub.repositories[REPOSITORY].history()) == 2
+
+
+def test_shards_are_published_with_their_index_and_load(folder, tmp_path, hub):
+    model = CoCaForCaptioning.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="100KB")
+    publish(tmp_path / "home", hub, folder)
+    files = hub.files(REPOSITORY)
+    shards = {name for name in files if name.startswith("model-")}
+    assert len(shards) > 1
+    assert files.keys() == {*PUBLISHED, *shards, "model.safetensors.index.json"} - {"model.safetensors"}
+    loaded = CoCaForCaptioning.from_pretrained(pull(tmp_path / "other", hub)["folder"])
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_a_large_file_goes_in_parts_where_the_hub_asks_for_them(folder, tmp_path, hub):
+    hub.part_bytes = 50_000
+    publish(tmp_path / "home", hub, folder)
+    assert sum(request.startswith("PUT /storage/") for request in hub.requests) > 2
+    assert hub.files(REPOSITORY)["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+
+
+def test_the_pictures_that_the_card_shows_come_along(folder, tmp_path, hub):
+    for name in ("examples/cat.png", "examples/dog.png", "other.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(folder / name)
+    card = (folder / "README.md").read_text()
+    card = card.replace("\ntags:", "\nwidget:\n- src: examples/cat.png\ntags:", 1) + "\n![A dog](examples/dog.png)\n"
+    (folder / "README.md").write_text(card)
+    publish(tmp_path / "home", hub, folder)
+    assert hub.files(REPOSITORY).keys() == {*PUBLISHED, "examples/cat.png", "examples/dog.png"}
+
+
+# --- what may go wrong on the way ------------------------------------------------------------------------------------
+
+COMMIT, CREATE = f"/api/models/{REPOSITORY}/commit/", "/api/repos/create"
+PASSING = {
+    "the repository is made after an error": lambda hub: hub.refuse("POST", CREATE, 500),
+    "the answer to its making is lost": lambda hub: hub.lose_answer("POST", CREATE),
+    "asking for its state fails": lambda hub: hub.refuse("GET", f"/api/models/{REPOSITORY}", 502),
+    "asking how to upload fails": lambda hub: hub.refuse("POST", "/preupload/", 503),
+    "asking where to upload to fails": lambda hub: hub.refuse("POST", "/objects/batch", 500),
+    "the storage fails": lambda hub: hub.refuse("PUT", "/storage/", 500),
+    "the upload is cut in the middle": lambda hub: hub.cut("PUT", "/storage/"),
+    "the answer to the upload is lost": lambda hub: hub.lose_answer("PUT", "/storage/"),
+    "the checking of the upload fails": lambda hub: hub.refuse("POST", "/objects/verify", 504),
+    "the rate limit is reached before the upload": lambda hub: hub.refuse("POST", "/preupload/", 429, Retry_After="0"),
+    "the rate limit is reached before the commit": lambda hub: hub.refuse("POST", COMMIT, 429, Retry_After="1"),
+    "the commit fails": lambda hub: hub.refuse("POST", COMMIT, 500, times=2),
+    "the commit is cut in the middle": lambda hub: hub.cut("POST", COMMIT),
+    "the answer to the commit is lost": lambda hub: hub.lose_answer("POST", COMMIT),
+    "someone else has committed meanwhile": lambda hub: hub.refuse("POST", COMMIT, 412),
+}
+LASTING = {
+    "the storage refuses the upload": (
+        lambda hub: hub.refuse("PUT", "/storage/", 403),
+        "Error while uploading 'model.safetensors' to the Hub, because the token may not write there (403 Forbidden",
+    ),
+    "the commit keeps failing": (
+        lambda hub: hub.refuse("POST", COMMIT, 500, times=4),
+        "the Hub answered 500 Internal Server Error: a fault of the server",
+    ),
+    "the hub asks to wait for an hour": (
+        lambda hub: hub.refuse("POST", COMMIT, 429, Retry_After="3600"),
+        "the Hub asks to wait (429 Too Many Requests",
+    ),
+    "the commit is refused": (
+        lambda hub: hub.refuse("POST", COMMIT, 400),
+        "the Hub answered 400 Bad Request: a fault of the server",
+    ),
+}
+
+
+PUBLISH_TWICE = """
+import json, sys
+from huggingface_hub import list_repo_files
+from coca_hf.publishing import PublishingError, plan_publication, publish
+folder, repository = sys.argv[1:]
+publication, said = plan_publication(folder, repository), []
+for _ in range(2):
+    try:
+        said.append(publish(publication).url)
+    except PublishingError as error:
+        said.append(str(error))
+    said.append(list_repo_files(repository))
+print(json.dumps(said))
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a push with a fault said and left, what another push then said, and the Hub after it."""
+
+    said: str
+    files: list[str]
+    said_again: str
+    hub: Hub
+
+    @property
+    def commits(self) -> int:
+        return len(self.hub.repositories[REPOSITORY].history())
+
+
+def outcome(cause, folder: Path, home: Path) -> Outcome:
+    with serve_hub() as hub:
+        cause(hub)
+        said, files, said_again, _ = run(home, hub, ["-c", PUBLISH_TWICE, str(folder), REPOSITORY]).said()
+        assert [fault.times for fault in hub.faults] == [0], "the fault did not happen"
+        return Outcome(said, files, said_again, hub)
+
+
+@pytest.fixture(scope="module")
+def outcomes(original, tmp_path_factory) -> dict[str, Outcome]:
+    """All at once: most of the time of each is waiting before another attempt."""
+    causes = PASSING | {name: cause for name, (cause, _) in LASTING.items()}
+    root = tmp_path_factory.mktemp("homes")
+    with ThreadPoolExecutor(len(causes)) as pool:
+        jobs = {
+            name: pool.submit(outcome, cause, original, root / str(number))
+            for number, (name, cause) in enumerate(causes.items())
+        }
+        return {name: job.result() for name, job in jobs.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PASSING)
+def test_a_fault_that_passes_is_survived(outcomes, original, name):
+    found = outcomes[name]
+    assert found.said.startswith(f"{found.hub.endpoint}/{REPOSITORY}/commit/")
+    assert found.said_again == found.said
+    assert found.files == sorted({*PUBLISHED, ".gitattributes"})
+    assert found.commits == 1
+    assert found.hub.files(REPOSITORY)["model.safetensors"] == (original / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LASTING)
+def test_a_fault_that_lasts_is_told_with_repository_and_cause_and_leaves_nothing(outcomes, name):
+    found = outcomes[name]
+    assert found.said.startswith(f"Cannot publish to '{REPOSITORY}': {LASTING[name][1]}")
+    assert len(found.said.splitlines()) == 1
+    assert "http" not in found.said
+    assert found.files == [".gitattributes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LASTING)
+def test_the_same_again_after_a_failure_finishes_the_job(outcomes, name):
+    found = outcomes[name]
+    assert found.said_again.startswith(f"{found.hub.endpoint}/{REPOSITORY}/commit/")
+    assert found.hub.files(REPOSITORY).keys() == PUBLISHED
+    assert found.commits == 1
+
+
+@pytest.mark.slow
+def test_what_has_arrived_is_not_sent_again(outcomes):
+    requests = outcomes["the commit keeps failing"].hub.requests
+    assert sum(request.startswith("PUT /storage/") for request in requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "says"),
+    [
+        ("hf_nobody", "the Hub does not accept the token (401 Unauthorized: Invalid credentials"),
+        (READER, "the token may not write there (403 Forbidden"),
+    ],
+)
+def test_a_token_that_may_not_write_is_said_so_without_showing_it(folder, tmp_path, hub, token, says):
+    said = publish(tmp_path / "home", hub, folder, token=token)
+    assert said["error"].startswith(f"Cannot publish to '{REPOSITORY}': {says}")
+    assert token not in said["error"]
+    assert hub.storage == {}
+
+
+def test_a_download_cut_in_the_middle_is_continued(folder, tmp_path, hub):
+    publish(tmp_path / "home", hub, folder)
+    hub.cut("GET", "/storage/")
+    pulled = Path(pull(tmp_path / "other", hub)["folder"])
+    assert (pulled / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+# --- folders that are not fit ----------------------------------------------------------------------------------------
+
+
+def write_junk_index(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"logit_scale": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def name_another_type(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "clip"}')
+
+
+def pickle_the_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def show_a_picture_that_is_not_there(folder: Path) -> None:
+    with (folder / "README.md").open("a") as card:
+        card.write("\n![A cat](cat.png)\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "tokenizer.json").unlink(), "it has no tokenizer.json"),
+        (lambda folder: (folder / "modeling_coca.py").unlink(), "it has no modeling_coca.py"),
+        (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "Cannot read"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "holds no JSON object"),
+        (name_another_type, "holds a model of type 'clip', not 'coca'"),
+        (lambda folder: (folder / "modeling_coca.py").write_text("1"), "is not the code of this release"),
+        (pickle_the_weights, "has no weights"),
+        (write_junk_index, "it has no model-00001-of-00002.safetensors"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "holds both"),
+        (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "Cannot read the card"),
+        (show_a_picture_that_is_not_there, "shows cat.png, which is not there"),
+    ],
+)
+def test_a_folder_that_is_not_fit_is_refused_with_what_is_wrong(folder, spoil, says):
+    spoil(folder)
+    with pytest.raises(PublishingError) as refusal:
+        plan_publication(folder, REPOSITORY)
+    assert says in str(refusal.value)
+    assert str(folder) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["tiny", "a/b/c", "/tiny", "some one/tiny", "someone/", "someone/x.git", "a--b/c", ""]
+)
+def test_a_name_that_no_repository_can_have_is_refused(original, name):
+    with pytest.raises(PublishingError, match="is no repository's name"):
+        plan_publication(original, name)
