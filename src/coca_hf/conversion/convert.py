@@ -32,6 +32,8 @@ from .weights import Entry, entries, to_open_clip
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
 POSITIONS = "visual.positional_embedding"
+# A download or upload that breaks off loses no more than that.
+_MAX_SHARD_SIZE = "2GB"
 _NAMED_AT_MOST = 5
 
 
@@ -78,7 +80,7 @@ def convert_open_clip(
         with open_tensors(found.weights) as tensors:
             make = _conch_model if is_conch else _open_clip_model
             model = make(ours, tensors, found.weights)
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, max_shard_size=_MAX_SHARD_SIZE)
             model_class = type(model)
             del model  # its tensors are the open file's
         processor.save_pretrained(folder)
