@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`coca-hf push`."""
 
+import logging
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +43,7 @@ def push(
     from ..publishing.push import MAIN, MESSAGE, check_login, publish
 
     console.silence_libraries()
+    _quieten(quiet)
     try:
         if not dry_run:
             check_login(repo_id)
@@ -49,7 +51,6 @@ def push(
         if dry_run:
             _show(publication, f"{'private, ' if private else ''}branch {revision or MAIN}: {message or MESSAGE}")
             return
-        _quieten_client(quiet)
         published = publish(publication, private=private, revision=revision, message=message)
     except PublishingError as error:
         console.complain(str(error))
@@ -60,14 +61,22 @@ def push(
     typer.echo(published.url)
 
 
-def _quieten_client(quiet: bool) -> None:
-    """Leaves its bars, on a terminal. What it says besides is for programmers, and names signed addresses."""
-    from huggingface_hub import logging
+def _quieten(quiet: bool) -> None:
+    """The client keeps its bars, on a terminal. What it says besides is for programmers, and holds signatures."""
     from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import logging as client_logging
 
-    logging.set_verbosity_error()
+    client_logging.set_verbosity_error()
     if quiet or not sys.stderr.isatty():
         disable_progress_bars()
+    waits = logging.getLogger("coca_hf.publishing")
+    waits.addHandler(logging.NullHandler() if quiet else _Complaints())
+    waits.propagate = False
+
+
+class _Complaints(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        console.complain(record.getMessage())
 
 
 def _show(publication: "Publication", heading: str) -> None:

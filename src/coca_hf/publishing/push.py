@@ -23,7 +23,7 @@ MESSAGE = "Publish model, processor, code and card"
 _ATTEMPTS = 4
 _LONGEST_WAIT_SECONDS = 300
 _TRANSIENT = (408, 412, 429, 500, 502, 503, 504)
-_ASIDE = "The same again goes on, and sends nothing twice."
+_AGAIN = " Run it again, and it goes on where it stopped."
 
 
 @dataclass(frozen=True)
@@ -148,24 +148,33 @@ def _until_it_works(attempt: Callable[[], Published], repo_id: str) -> Published
             raise
         # RuntimeError is how the client wraps the failure of an upload; ValueError is a card that the Hub refuses.
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
-            seconds = _seconds_to_wait(error, number)
-            if seconds is None or number == _ATTEMPTS:
-                raise PublishingError(f"Cannot publish to '{repo_id}': {_cause(error)}. {_ASIDE}") from error
-            _logger.warning("%s: %s. Trying again in %s s", repo_id, _cause(error), seconds)
+            seconds = _seconds_to_wait(error, number) if _may_pass(error) and number < _ATTEMPTS else None
+            if seconds is None:
+                again = _AGAIN if _may_pass(error) else ""
+                raise PublishingError(f"Cannot publish to '{repo_id}': {_cause(error)}.{again}") from error
+            _logger.warning("%s: %s; trying again in %s s", repo_id, _cause(error), seconds)
             time.sleep(seconds)
     raise AssertionError("counting does not end")
 
 
-def _seconds_to_wait(error: Exception, number: int) -> int | None:
-    """Until the next attempt; None where there is no use in one, or where the client has made several itself."""
-    if isinstance(error, (RuntimeError, ValueError)):
+def _may_pass(error: BaseException) -> bool:
+    status = _status(error)
+    return isinstance(error, RuntimeError) or (_is_network(error) if status is None else status in _TRANSIENT)
+
+
+def _seconds_to_wait(error: BaseException, number: int) -> int | None:
+    """Until the next attempt; None where the client has made several itself, or the Hub asks for too long a time."""
+    if isinstance(error, RuntimeError):
         return None
     response = getattr(error, "response", None)
-    if response is None:
-        return 2 ** (number - 1) if _is_network(error) else None
-    asked = response.headers.get("Retry-After", "")
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
     seconds = int(asked) if asked.isdecimal() else 2 ** (number - 1)
-    return seconds if response.status_code in _TRANSIENT and seconds <= _LONGEST_WAIT_SECONDS else None
+    return seconds if seconds <= _LONGEST_WAIT_SECONDS else None
+
+
+def _status(error: BaseException) -> int | None:
+    """Of the Hub's answer, if that is what the error is about."""
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _is_network(error: BaseException) -> bool:
