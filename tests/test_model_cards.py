@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 from transformers import Trainer, TrainingArguments
 
 import coca_hf
+import scene_card
 from coca_hf.conversion import open_clip_config
 from coca_hf.publishing import plan_publication
 from coca_hf.publishing.card import checkpoint_card, folder_card
@@ -128,14 +129,16 @@ def test_a_model_without_decoder_promises_no_captions():
     assert "image-to-text" not in card.content
 
 
-def test_the_examples_of_every_card_run_on_the_bundled_model_without_this_package(tmp_path):
-    cards = [path.read_text(encoding="utf-8") for path in sorted(CARDS.glob("*CoCa*.md"))]
+def test_the_examples_of_every_card_run_on_the_bundled_model_without_this_package(scene_folder, tmp_path):
+    cards = [
+        path.read_text(encoding="utf-8") for path in (*sorted(CARDS.glob("*CoCa*.md")), scene_folder / "README.md")
+    ]
     cards.append(folder_card(json.loads((coca_hf.bundled_model() / "config.json").read_text())))
     (tmp_path / "OWNER").mkdir()
     (tmp_path / "OWNER" / "NAME").symlink_to(coca_hf.bundled_model())
     shutil.copy(coca_hf.example_images()[-1], tmp_path / "photo.jpg")
     scripts = [examples(card) for card in cards]
-    assert len(scripts) == 5
+    assert len(scripts) == 6
     assert all(script.count("pipeline(") for script in scripts)
     # In one process: loading the libraries takes longer than all examples.
     program = f"import sys; sys.modules['coca_hf'] = None\nfor script in {scripts!r}: exec(script, {{}})"
@@ -148,7 +151,34 @@ def test_the_examples_of_every_card_run_on_the_bundled_model_without_this_packag
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("generated_text") == 5
+    assert done.stdout.count("generated_text") == 6
+
+
+@pytest.fixture(scope="module")
+def scene_folder(tmp_path_factory) -> Path:
+    """The bundled model's folder with a card of figures that nobody measured."""
+    folder = tmp_path_factory.mktemp("scenes") / "bundled"
+    shutil.copytree(coca_hf.bundled_model(), folder)
+    shares = dict.fromkeys(["zero_shot_shape", "zero_shot_colour", "zero_shot_colour_and_shape"], 0.25)
+    figures = {**shares, **{name: number / 8 for number, name in enumerate(scene_card.METRICS, 1)}}
+    names = "parameters batch_size shapes_steps facts_steps captions_steps close_ups train_scenes minutes processes"
+    versions = {"seed": 0, "torch": "2", "transformers": "5", "python": "3"}
+    scene_card.write_scene_card(folder, figures, {**dict.fromkeys(names.split(), 1), **versions})
+    return folder
+
+
+def test_the_bundled_models_card_gives_its_own_figures_as_measured(scene_folder):
+    data = ModelCard.load(scene_folder / "README.md").data
+    assert [result.metric_value for result in data.eval_results] == [12.5, 25.0, 37.5, 50.0, 62.5]
+    assert all(result.source_url is None for result in data.eval_results)
+    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "transformers", "image-to-text")
+
+
+def test_the_bundled_models_card_is_published_with_the_pictures_that_it_shows(scene_folder):
+    publication = plan_publication(scene_folder, "someone/scenes")
+    assert {f"examples/{name}" for name in scene_card.WIDGET} <= publication.sizes.keys()
+    assert publication.left_out == ("training.json",)
+    assert 'model="someone/scenes"' in publication.card
 
 
 def test_a_card_made_by_trainer_is_published_as_it_is(tmp_path):

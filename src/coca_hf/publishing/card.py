@@ -4,7 +4,6 @@
 
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +80,16 @@ def checkpoint_card(checkpoint: Checkpoint, config: dict[str, Any]) -> str:
     )
 
 
-def render(template: str, metadata: ModelCardData, config: dict[str, Any], **fields: Any) -> str:
-    """A card from a template of `cards/`; in its examples, "OWNER/NAME" stands for where it will be published."""
+def render(template: str | Path, metadata: ModelCardData, config: dict[str, Any], **fields: Any) -> str:
+    """
+    A card; in its examples, "OWNER/NAME" stands for where it will be published.
+
+    Args:
+        template: One of those in `cards/`, by its name, or a path of one that extends them.
+        metadata: What stands at the card's head.
+        config: Content of the model's `config.json`.
+        fields: All else that the template names.
+    """
     values = {
         "metadata": metadata.to_yaml(),
         "repository": PLACEHOLDER,
@@ -94,7 +101,8 @@ def render(template: str, metadata: ModelCardData, config: dict[str, Any], **fie
         "labels": _LABELS,
         **fields,
     }
-    text = _environment().get_template(template).render(values)
+    path = _TEMPLATES / template
+    text = _environment(path.parent).get_template(path.name).render(values)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -163,11 +171,10 @@ def _result(
     )
 
 
-@cache
-def _environment() -> Environment:
+def _environment(folder: Path) -> Environment:
     """What a template names and nobody gave is an error, rather than a gap in a card."""
     return Environment(
-        loader=FileSystemLoader(_TEMPLATES, encoding="utf-8"),
+        loader=FileSystemLoader([folder, _TEMPLATES], encoding="utf-8"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
