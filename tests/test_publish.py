@@ -416,19 +416,19 @@ PASSING = {
 LASTING = {
     "the storage refuses the upload": (
         lambda hub: hub.refuse("PUT", "/storage/", 403),
-        "Error while uploading 'model.safetensors' to the Hub, because the token may not write there (403 Forbidden",
+        "Error while uploading 'model.safetensors' to the Hub, because the answer was 403 Forbidden",
     ),
     "the commit keeps failing": (
         lambda hub: hub.refuse("POST", COMMIT, 500, times=4),
-        "the Hub answered 500 Internal Server Error: a fault of the server",
+        "the answer was 500 Internal Server Error: a fault of the server",
     ),
     "the hub asks to wait for an hour": (
         lambda hub: hub.refuse("POST", COMMIT, 429, Retry_After="3600"),
-        "the Hub asks to wait (429 Too Many Requests",
+        "the Hub asks to wait, the answer was 429 Too Many Requests",
     ),
     "the commit is refused": (
         lambda hub: hub.refuse("POST", COMMIT, 400),
-        "the Hub answered 400 Bad Request: a fault of the server",
+        "the answer was 400 Bad Request: a fault of the server",
     ),
 }
 
@@ -523,8 +523,8 @@ def test_what_has_arrived_is_not_sent_again(outcomes):
 @pytest.mark.parametrize(
     ("token", "says"),
     [
-        ("hf_nobody", "the Hub does not accept the token (401 Unauthorized: Invalid credentials"),
-        (READER, "the token may not write there (403 Forbidden"),
+        ("hf_nobody", "the Hub does not accept the token, the answer was 401 Unauthorized: Invalid credentials"),
+        (READER, "the token may not write there, the answer was 403 Forbidden"),
     ],
 )
 def test_a_token_that_may_not_write_is_said_so_without_showing_it(folder, tmp_path, hub, token, says):

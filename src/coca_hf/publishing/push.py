@@ -185,14 +185,18 @@ def _is_network(error: BaseException) -> bool:
 
 def _cause(error: BaseException) -> str:
     """What went wrong, without addresses: those of uploads hold signatures."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        return f"{_one_line(error)}, because {_answer(error.__cause__)}"
+    hint = _HINTS.get(_status(error) or 0, "{}")
+    return hint.format(_answer(error))
+
+
+def _answer(error: BaseException) -> str:
     response = getattr(error, "response", None)
-    if response is not None:
-        status = f"{response.status_code} {response.reason_phrase}".strip()
-        said = getattr(error, "server_message", None)
-        return _HINTS.get(response.status_code, "the Hub answered {}").format(f"{status}: {said}" if said else status)
-    if error.__cause__ is not None and isinstance(error, RuntimeError):
-        return f"{_one_line(error)}, because {_cause(error.__cause__)}"
-    return f"the connection failed: {_one_line(error)}" if _is_network(error) else _one_line(error)
+    if response is None:
+        return f"the connection failed: {_one_line(error)}" if _is_network(error) else _one_line(error)
+    said = getattr(error, "server_message", None)
+    return f"the answer was {response.status_code} {response.reason_phrase}" + (f": {said}" if said else "")
 
 
 def _one_line(error: BaseException) -> str:
@@ -200,7 +204,7 @@ def _one_line(error: BaseException) -> str:
 
 
 _HINTS = {
-    401: "the Hub does not accept the token ({}). Run `hf auth login`, or set HF_TOKEN",
-    403: "the token may not write there ({}). Give it write access, or a namespace of your own",
-    429: "the Hub asks to wait ({})",
+    401: "the Hub does not accept the token, {}. Run `hf auth login`, or set HF_TOKEN",
+    403: "the token may not write there, {}. Give it write access, or a namespace of your own",
+    429: "the Hub asks to wait, {}",
 }
