@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from coca_hf.captioning.sources import Input, count_inputs, iter_inputs
+from coca_hf.captioning.sources import Input, PathInputs, iter_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -199,8 +199,9 @@ def test_too_long_a_name_is_an_error():
 
 def test_counting_tells_files_from_errors():
     make("d/a.jpg", "d/b.jpg")
-    count = count_inputs(["d", "nowhere", "d/a.jpg"])
-    assert (count.total, count.readable) == (4, 3)
+    count = PathInputs(["d", "nowhere", "d/a.jpg"]).count()
+    assert (count.total, count.readable) == (4, True)
+    assert not PathInputs(["nowhere"]).count().readable
 
 
 def test_inputs_are_found_as_they_are_asked_for():

@@ -80,7 +80,7 @@ def test_without_a_command_the_help_is_shown_as_an_error(coca):
     ("arguments", "message"),
     [
         (["paint", "x"], "coca-hf: No such command 'paint'. 'coca-hf --help' shows what there is."),
-        (["caption"], "coca-hf caption: Missing argument 'PATH"),
+        (["caption"], "coca-hf caption: no images were given: name files, folders"),
         (["caption", "x", "--colour"], "coca-hf caption: No such option"),
         (["caption", "x", "--batch-size", "many"], "coca-hf caption: Invalid value for '--batch-size'"),
         (["caption", "x", "--batch-size", "0"], "coca-hf caption: batch-size 0 is not allowed: give 1 or more."),

@@ -4,6 +4,7 @@
 
     CaptioningError
     ├── ImageError    one input cannot be read: a record of its own, the run goes on
+    ├── InputError    a list, a dataset or the processes that read images cannot be used: the run ends
     ├── OutputError   the results cannot be written: the run ends
     ├── ModelError    the model cannot be used as asked
     └── OptionError   options contradict each other or are out of range
@@ -18,6 +19,10 @@ class CaptioningError(Exception):
 
 class ImageError(CaptioningError):
     """One input cannot be read as an image; the message leaves its name out, for the record has it already."""
+
+
+class InputError(CaptioningError):
+    """Where the inputs come from, or what reads them, cannot be used; the message names it."""
 
 
 class OutputError(CaptioningError):

@@ -8,12 +8,13 @@ import re
 import struct
 import warnings
 from functools import lru_cache
+from io import BytesIO
 from typing import BinaryIO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .errors import ImageError
-from .sources import check_is_regular_file, error_text
+from .sources import Span, check_is_regular_file, error_text
 
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -22,6 +23,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000
 MAX_PIXELS = 1 << 24
 """Images with more pixels are reduced while they are read. Models see a few hundred pixels a side, so a photograph of
 16 megapixels is still read exactly, and a batch of the largest inputs stays small."""
+
+MAX_SPAN_SIZE = 1 << 28
+"""Bytes of an image inside another file, which are read at once."""
 
 FORMAT_LIMITS = {"WEBP": 64_000_000, "JPEG2000": 48_000_000}
 """Lower limits than Pillow's, in pixels, for the formats whose decoders need 16 bytes a pixel and more: with them,
@@ -46,40 +50,69 @@ _UPRIGHT = {
 _OBJECT_ADDRESS = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
-def read_image(path: str) -> Image.Image:
-    """The first frame of the image at `path`, turned as its orientation tag says, in the mode in which it is stored.
+class LargeImageError(Exception):
+    """An image of more than `MAX_PIXELS` came where only smaller ones are read."""
+
+
+def read_image(source: str | bytes | Span, *, large: bool = True) -> Image.Image:
+    """The first frame of an image, turned as its orientation tag says, in the mode in which it is stored.
 
     An image of more than `MAX_PIXELS` is reduced by a whole factor. Raises `ImageError` where there is no complete
-    image of a known format, or too large a one.
+    image of a known format, or too large a one; `LargeImageError` without `large`, where reading would take more
+    memory than a few dozen megabytes.
     """
-    check_is_regular_file(path)
     try:
-        if os.path.getsize(path) == 0:
-            raise ImageError("an empty file")
-        file = open(path, "rb")  # noqa: SIM115 - closed below, in every case
+        file = _opened(source)
     except OSError as error:
         raise ImageError(error_text(error)) from None
     with file, warnings.catch_warnings():
         # Pillow warns of oddities in metadata, and of sizes that are dealt with here.
         warnings.simplefilter("ignore")
         try:
-            return _read(file)
-        except ImageError:
+            return _read(file, large)
+        except (ImageError, LargeImageError):
             raise
         except Exception as error:  # Pillow lets nearly any exception out of a file that is broken in the right place
             raise ImageError(_reason(error)) from error
 
 
+def _opened(source: str | bytes | Span) -> BinaryIO:
+    if isinstance(source, bytes):
+        return BytesIO(source)
+    path = source if isinstance(source, str) else source.path
+    check_is_regular_file(path)
+    size = os.path.getsize(path) if isinstance(source, str) else source.size
+    if size == 0:
+        raise ImageError("an empty file")
+    if isinstance(source, str):
+        return open(path, "rb")
+    return BytesIO(read_span(source))
+
+
+def read_span(span: Span) -> bytes:
+    """Raises `ImageError` where the file has ended before, or there is more than fits into memory well, `OSError`."""
+    if span.size > MAX_SPAN_SIZE:
+        raise ImageError(f"{span.size >> 20:,} MB are too many for an image inside another file")
+    with open(span.path, "rb") as file:
+        file.seek(span.offset)
+        data = file.read(span.size)
+    if len(data) < span.size:
+        raise ImageError("the file that holds it has been cut off")
+    return data
+
+
 @lru_cache
-def _known_formats() -> list[str]:
+def known_formats() -> list[str]:
     """Those of `FORMATS` that this Pillow was built with: AVIF came late."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _read(file: BinaryIO) -> Image.Image:
-    image_file = Image.open(file, formats=_known_formats())
+def _read(file: BinaryIO, large: bool) -> Image.Image:
+    image_file = Image.open(file, formats=known_formats())
     _check_size(image_file)
+    if not large and image_file.width * image_file.height > MAX_PIXELS:
+        raise LargeImageError
     _reduce_while_decoding(image_file)
     image_file.load()
     orientation = _orientation(image_file)
@@ -136,7 +169,7 @@ def _averageable(image: Image.Image) -> Image.Image:
 def _reason(error: Exception) -> str:
     """What an exception of Pillow says, as one line without the addresses of objects."""
     if isinstance(error, UnidentifiedImageError):
-        return f"not a readable image of a known format ({', '.join(_known_formats())})"
+        return f"not a readable image of a known format ({', '.join(known_formats())})"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
     if isinstance(error, MemoryError):

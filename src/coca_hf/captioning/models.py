@@ -3,8 +3,11 @@
 """Saved models: what can be said about one without torch, and loading it."""
 
 import json
+import logging
 import os
 import re
+import sys
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +79,18 @@ def _no_config(folder: str) -> str:
     if Path(folder, "open_clip_config.json").exists():
         return f"{folder!r} holds an open_clip checkpoint: convert it with coca-hf convert first"
     return f"{folder!r} has no config.json, so it is not a saved model's folder"
+
+
+def silence_libraries() -> None:
+    """A command says itself what its user needs to know; loading bars and advice to programmers are not that."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # It logs errors that it also raises.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def load_config(choice: ModelChoice) -> Any:
@@ -160,7 +175,10 @@ def _available(device: str) -> Any:
         "xpu": torch.xpu.is_available,
     }
     if device == "auto":
-        return torch.device(next((name for name, is_available in found.items() if is_available()), "cpu"))
+        name = next((name for name, is_available in found.items() if is_available()), "cpu")
+        # Launchers of several processes on a machine give each a number, and there is a card for each.
+        rank = os.environ.get("LOCAL_RANK", "")
+        return torch.device(name, int(rank)) if name in ("cuda", "xpu") and rank.isdigit() else torch.device(name)
     chosen = torch.device(device)
     if chosen.type != "cpu" and not found[chosen.type]():
         raise ModelError(f"there is no {chosen.type} device here. Leave --device out, or give cpu")

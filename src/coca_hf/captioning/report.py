@@ -7,16 +7,17 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from .errors import OutputError
+from .notes import MadeWith
 from .runner import Record
-from .sinks import AsideFile, check_output
+from .sinks import AsideFile, Journal, JournaledSink, check_output
 from .text import count, duration, printable
 
 
@@ -65,49 +66,48 @@ def report_picture(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-class ReportSink:
-    """Writes the page for a caption run; records hold a caption as result and `report_picture`'s bytes as picture.
+class ReportSink(JournaledSink):
+    """Writes the page for a caption run; records hold `report_picture`'s bytes as picture, and what `caption` makes of
+    their result is the caption.
 
     `facts` are shown in the head of the page, below the counts and the time, which are known at the end only: cards
-    go to a file of their own first, so that memory does not grow with them.
+    are in the journal till then, so that memory does not grow with them.
     """
 
-    def __init__(self, path: str, facts: Mapping[str, str]):
+    def __init__(
+        self,
+        path: str,
+        facts: Mapping[str, str],
+        caption: Callable[[Any], str] = str,
+        made_with: MadeWith | None = None,
+    ):
+        super().__init__(path, made_with)
         self.facts = facts
-        self.captioned = self.failed = 0
+        self.caption = caption
         self.started = time.monotonic()
-        self.page = AsideFile(path)
+
+    def encode(self, record: Record) -> tuple[dict[str, Any], bytes]:
+        caption = self.caption(record.result) if record.error is None else ""
+        return {"caption": caption}, _card(record, caption).encode("utf-8")
+
+    def convert(self, journal: Journal) -> None:
+        facts = journal.facts()
+        page = AsideFile(self.path)
         try:
-            self.cards = AsideFile(path)
-        except OutputError:
-            self.page.close()
-            raise
+            page.write(self._head(facts["images"], facts["records"] - facts["images"]).encode("utf-8"))
+            journal.data.seek(0)
+            shutil.copyfileobj(journal.data, page.file)
+            page.write(
+                b"</main>\n<footer>Pictures are reduced copies; the page needs nothing else.</footer>\n"
+                b"</body>\n</html>\n"
+            )
+            page.commit()
+        finally:
+            page.close()
 
-    def write(self, records: list[Record]) -> None:
-        for record in records:
-            self.captioned += record.error is None
-            self.failed += record.error is not None
-            self.cards.write(_card(record).encode("utf-8"))
-
-    def finish(self) -> None:
-        self.page.write(self._head().encode("utf-8"))
-        try:
-            self.cards.file.seek(0)
-            shutil.copyfileobj(self.cards.file, self.page.file)
-        except OSError as error:
-            raise self.page.failure(error) from None
-        self.page.write(
-            b"</main>\n<footer>Pictures are reduced copies; the page needs nothing else.</footer>\n</body>\n</html>\n"
-        )
-        self.page.commit()
-
-    def close(self) -> None:
-        self.page.close()
-        self.cards.close()
-
-    def _head(self) -> str:
-        title = count(self.captioned, "caption")
-        failed = f', <span class="failed">{self.failed:,} failed</span>' if self.failed else ""
+    def _head(self, captioned: int, number_failed: int) -> str:
+        title = count(captioned, "caption")
+        failed = f', <span class="failed">{number_failed:,} failed</span>' if number_failed else ""
         facts = {
             **self.facts,
             "Time": duration(time.monotonic() - self.started),
@@ -132,7 +132,7 @@ def _shown(text: str) -> str:
     return escape(printable(text))
 
 
-def _card(record: Record) -> str:
+def _card(record: Record, caption: str) -> str:
     name = f'<p class="name">{_shown(record.image).replace("/", "/<wbr>")}</p>'
     if record.error is not None:
         return (
@@ -141,8 +141,8 @@ def _card(record: Record) -> str:
         )
     data = base64.b64encode(record.picture).decode("ascii")
     # An empty caption is a possible outcome, and should not look like a fault of the page.
-    caption = _shown(record.result) or '<span class="nothing">an empty caption</span>'
+    shown = _shown(caption) or '<span class="nothing">an empty caption</span>'
     return (
-        f'<article><div class="picture"><img alt="{_shown(record.result)}" src="data:image/jpeg;base64,{data}" '
-        f'decoding="async"></div><div class="words"><p class="caption">{caption}</p>{name}</div></article>\n'
+        f'<article><div class="picture"><img alt="{_shown(caption)}" src="data:image/jpeg;base64,{data}" '
+        f'decoding="async"></div><div class="words"><p class="caption">{shown}</p>{name}</div></article>\n'
     )

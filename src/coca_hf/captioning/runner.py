@@ -2,19 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inputs through a task in batches, with the order kept and unreadable inputs apart."""
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from PIL import Image
 
-from .errors import ImageError
-from .images import read_image
-from .sources import Input
+from .sources import Input, Span
+from .workers import Prepared, Reader, read_ahead
 
 
 # Errors waiting for a batch to fill up take memory as well.
 _MAX_WAITING = 1000
+
+# Batches that are read ahead of the model: one can be slow, and the model should not wait for it.
+_BATCHES_AHEAD = 3
 
 
 class Task(Protocol):
@@ -29,12 +33,39 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one input: a `result` or an `error`; `picture` is what the run's `picture` made of the image."""
+    """What became of one input: a `result` or an `error`.
+
+    `picture` is what the run's `picture` made of the image, `content` where the image is, if not in the file `image`.
+    """
 
     image: str
     result: Any = None
     error: str | None = None
     picture: Any = None
+    content: bytes | Span | None = None
+
+
+@dataclass
+class Clock:
+    """How long the task worked, and how long everything took since the first input was there to work on."""
+
+    working_seconds: float = 0.0
+    started: float | None = None
+
+    @property
+    def busy_share(self) -> float | None:
+        """None before anything was worked on."""
+        if self.started is None:
+            return None
+        return self.working_seconds / max(time.monotonic() - self.started, 1e-9)
+
+    def timed(self, process: Callable[[list[Any]], list[Any]], prepared: list[Any]) -> list[Any]:
+        start = time.monotonic()
+        if self.started is None:
+            self.started = start
+        results = process(prepared)
+        self.working_seconds += time.monotonic() - start
+        return results
 
 
 def run(
@@ -42,46 +73,56 @@ def run(
     task: Task,
     batch_size: int,
     picture: Callable[[Image.Image], Any] | None = None,
-) -> Iterator[list[Record]]:
+    *,
+    workers: int = 0,
+    clock: Clock | None = None,
+) -> Generator[list[Record], None, None]:
     """A record for each input, in their order, in lists of at least one as they are finished.
 
+    Images are read by `workers` processes, to which `task.prepare` and `picture` have to travel, or with 0 by this
+    one.
     An input that cannot be read is a record with its reason. Whatever `task` or `picture` raise is passed on: an image
     that was read is no reason for them to fail.
     """
-    batch = _Batch(task)
-    for item in inputs:
-        batch.add(item, picture)
-        if len(batch.prepared) == batch_size or not batch.prepared or len(batch.records) >= _MAX_WAITING + batch_size:
-            yield batch.finish()
+    reader = Reader(task.prepare, picture)
+    batch = _Batch(task, clock or Clock())
+    with closing(_read(inputs, reader, workers, batch_size * _BATCHES_AHEAD)) as stream:
+        for read in stream:
+            batch.add(read)
+            full = len(batch.prepared) == batch_size or len(batch.records) >= _MAX_WAITING + batch_size
+            if full or not batch.prepared:
+                yield batch.finish()
     if batch.records:
         yield batch.finish()
+
+
+def _read(inputs: Iterable[Input], reader: Reader, workers: int, ahead: int) -> Generator[Prepared, None, None]:
+    if workers:
+        yield from read_ahead(inputs, reader, workers, ahead)
+    else:
+        yield from map(reader.read, inputs)
 
 
 class _Batch:
     """Records in input order; `prepared` belongs to those of them at `positions`, the others are errors."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Task, clock: Clock):
         self.task = task
+        self.clock = clock
         self.records: list[Record] = []
         self.positions: list[int] = []
         self.prepared: list[Any] = []
 
-    def add(self, item: Input, picture: Callable[[Image.Image], Any] | None) -> None:
-        if item.error is not None:
-            self.records.append(Record(item.path, error=item.error))
-            return
-        try:
-            image = read_image(item.path)
-        except ImageError as error:
-            self.records.append(Record(item.path, error=str(error)))
-            return
-        self.positions.append(len(self.records))
-        self.prepared.append(self.task.prepare(image))
-        self.records.append(Record(item.path, picture=picture(image) if picture else None))
+    def add(self, read: Prepared) -> None:
+        if read.error is None:
+            self.positions.append(len(self.records))
+            self.prepared.append(read.value)
+        self.records.append(Record(read.item.path, error=read.error, picture=read.picture, content=read.item.content))
 
     def finish(self) -> list[Record]:
         """The records with their results; the batch is empty afterwards."""
-        records, results = self.records, self.task.process(self.prepared) if self.prepared else []
+        records = self.records
+        results = self.clock.timed(self.task.process, self.prepared) if self.prepared else []
         for position, result in zip(self.positions, results, strict=True):
             records[position] = replace(records[position], result=result)
         self.records, self.positions, self.prepared = [], [], []

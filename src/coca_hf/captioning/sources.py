@@ -1,6 +1,6 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Files, folders and globs into an ordered stream of inputs.
+"""Files, folders, globs, lists and containers into an ordered stream of inputs.
 
 Everything here is lazy: of a folder of a million files, one directory listing is in memory at a time.
 """
@@ -11,8 +11,9 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import translate
+from typing import Protocol
 
-from .errors import ImageError
+from .errors import ImageError, InputError
 
 
 IMAGE_SUFFIXES = frozenset(
@@ -24,45 +25,145 @@ IMAGE_SUFFIXES = frozenset(
 _MAGIC = re.compile(r"[*?[]")
 
 
+CONTAINER_SUFFIXES = frozenset({".tar", ".parquet"})
+"""What stands for the images in it where it is named itself: WebDataset shards and tables."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """`size` bytes from `offset` on of the file at `path`."""
+
+    path: str
+    offset: int
+    size: int
+
+
 @dataclass(frozen=True)
 class Input:
-    """One image to read, or with `error` set, why there is none. `path` is as given, bytes that are not UTF-8 as
-    surrogates (`os.fsdecode`)."""
+    """One image to read, or with `error` set, why there is none.
+
+    `path` is the name in records, as given, bytes that are not UTF-8 as surrogates (`os.fsdecode`); `content` is where
+    the image is if not in a file of that name.
+    """
 
     path: str
     error: str | None = None
+    content: bytes | Span | None = None
 
 
 @dataclass(frozen=True)
 class InputCount:
-    """`total` inputs, of which `readable` looked like a file when they were counted."""
+    """`total` inputs, None where only reading them all would tell, and whether one of them looked `readable`."""
 
-    total: int
-    readable: int
+    total: int | None
+    readable: bool
 
 
-def iter_inputs(paths: Iterable[str]) -> Iterator[Input]:
+class Inputs(Protocol):
+    """What a run goes through: the same inputs, in the same order, each time."""
+
+    def __iter__(self) -> Iterator[Input]: ...
+
+    def count(self) -> InputCount:
+        """Without opening any image."""
+
+
+class PathInputs:
     """The inputs that `paths` stand for, in their order and duplicates included.
 
     A folder stands for the images under it, each folder's entries sorted by name; a glob for the paths it matches,
-    likewise sorted. A path that exists is never read as a glob. What cannot be an image is an `Input` with its reason.
+    likewise sorted; a tar shard or a Parquet file for the images in it. A path that exists is never read as a glob.
+    What cannot be an image is an `Input` with its reason.
     """
+
+    def __init__(self, paths: Iterable[str]):
+        self.paths = paths
+
+    def __iter__(self) -> Iterator[Input]:
+        return (item for found in iter_paths(self.paths) for item in opened(found))
+
+    def count(self) -> InputCount:
+        from .containers import count_images
+
+        total: int = 0
+        readable = False
+        for item in iter_paths(self.paths):
+            if item.error is None and is_container(item.path):
+                total += count_images(item.path)
+                readable = True
+            else:
+                total += 1
+                readable |= item.error is None
+        return InputCount(total, readable)
+
+
+class PathList:
+    """The paths in a file, one a line, as `PathInputs` takes them. Names that hold line ends can be separated by zero
+    bytes instead, as `find -print0` writes them.
+
+    Raises `CaptioningError` where the file cannot be read. It is read anew in each turn, so it has to be a file.
+    """
+
+    _piece = 1 << 16
+
+    def __init__(self, path: str):
+        self.path = path
+        self._separator = self._find_separator()
+
+    def _find_separator(self) -> bytes:
+        try:
+            check_is_regular_file(self.path)
+            with open(self.path, "rb") as file:
+                return b"\0" if b"\0" in file.read(self._piece) else b"\n"
+        except ImageError as error:
+            raise InputError(f"cannot read the list {self.path!r}: {error}") from None
+        except OSError as error:
+            raise InputError(f"cannot read the list {self.path!r}: {error_text(error)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        with open(self.path, "rb") as file:
+            rest = b""
+            while piece := file.read(self._piece):
+                *lines, rest = (rest + piece).split(self._separator)
+                yield from self._names(lines)
+            yield from self._names([rest])
+
+    def _names(self, lines: list[bytes]) -> Iterator[str]:
+        for line in lines:
+            # A list that was written on Windows.
+            name = os.fsdecode(line.removesuffix(b"\r") if self._separator == b"\n" else line)
+            if name:
+                yield name
+
+
+def iter_inputs(paths: Iterable[str]) -> Iterator[Input]:
+    return iter(PathInputs(paths))
+
+
+def is_container(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in CONTAINER_SUFFIXES
+
+
+def opened(item: Input) -> Iterator[Input]:
+    """The images in a container, anything else as it is."""
+    if item.error is not None or item.content is not None or not is_container(item.path):
+        return iter([item])
+    from .containers import iter_images
+
+    return iter_images(item.path)
+
+
+def iter_paths(paths: Iterable[str]) -> Iterator[Input]:
+    """As `PathInputs`, with containers unopened."""
     for path in paths:
-        if _MAGIC.search(path) and not os.path.lexists(path):
+        if "\0" in path:
+            yield Input(path, "no file has a zero byte in its name")
+        elif _MAGIC.search(path) and not os.path.lexists(path):
             yield from _glob(path)
         elif os.path.isdir(path) and not _is_folder_with_image_name(path):
             yield from _walk(path)
         else:
             yield _checked(path)
-
-
-def count_inputs(paths: Iterable[str]) -> InputCount:
-    """Goes through `iter_inputs(paths)` once without opening anything."""
-    total = readable = 0
-    for item in iter_inputs(paths):
-        total += 1
-        readable += item.error is None
-    return InputCount(total, readable)
 
 
 def check_is_regular_file(path: str) -> None:

@@ -4,7 +4,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..image_processing_coca import CoCaImageProcessor
 from .decoding import CaptionOptions
 from .errors import ModelError
 from .models import ModelChoice, load_config, load_model, load_processor
@@ -19,6 +20,9 @@ from .models import ModelChoice, load_config, load_model, load_processor
 
 # Thousands of labels are possible, and a batch of all of them is not.
 _TEXTS_AT_ONCE = 256
+
+# So that the batches of runs with neighbouring seeds are not sampled alike.
+_SEEDS_APART = 2**32
 
 
 @contextmanager
@@ -32,27 +36,68 @@ def _inference(num_images: int) -> Iterator[None]:
         raise ModelError(f"the device has not enough memory for {held}") from None
 
 
-class _ImageTask:
-    """Images through the model's processor, one at a time."""
+class Preparer:
+    """Images through a processor, one at a time, in this process or another: holds nothing of the model.
 
-    processor: Any
+    What comes out is an array (channels, height, width); of bytes where that is all an image has to say, a quarter of
+    the floats that `pixel_values` makes of it, for arrays travel between processes.
+    """
+
+    def __init__(self, processor: Any):
+        self.processor = getattr(processor, "image_processor", processor)
+        own = self.processor
+        self.in_bytes = isinstance(own, CoCaImageProcessor) and own.do_rescale and own.do_convert_rgb
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        if not self.in_bytes:
+            return self.processor(images=[image], return_tensors="np")["pixel_values"][0]
+        options = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
+        return self.processor(images=[image], **options)["pixel_values"][0].astype(np.uint8)
+
+    def pixel_values(self, prepared: list[np.ndarray], device: torch.device) -> Tensor:
+        """-> (images, channels, height, width) in float32 on `device`, bit for bit what the processor gives."""
+        arrays = torch.from_numpy(np.stack(prepared)).to(device)
+        if not self.in_bytes:
+            return arrays
+        pixels = arrays.float() / np.float32(1 / self.processor.rescale_factor)
+        if not self.processor.do_normalize:
+            return pixels
+        shift, scale = (
+            torch.as_tensor(value, dtype=torch.float32, device=device).reshape(-1, 1, 1)
+            for value in (self.processor.image_mean, self.processor.image_std)
+        )
+        return (pixels - shift) / scale
+
+
+class _ImageTask:
+    prepare: Preparer
     model: Any
 
-    def prepare(self, image: Image.Image) -> Tensor:
-        """-> (channels, height, width) in float32."""
-        return self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
-
-    def pixel_values(self, prepared: list[Tensor]) -> Tensor:
+    def pixel_values(self, prepared: list[np.ndarray]) -> Tensor:
         """-> (images, channels, height, width) where and as the model takes it."""
-        return torch.stack(prepared).to(self.model.device, self.model.dtype)
+        return self.prepare.pixel_values(prepared, self.model.device).to(self.model.dtype)
+
+
+class Captioned(NamedTuple):
+    """A caption and its image's L2-normalised embedding, a float32 array (dimensions,)."""
+
+    caption: str
+    embedding: np.ndarray
 
 
 class CaptionTask(_ImageTask):
-    """Captions as `str`. Raises `ModelError`, also where the prompt leaves no room for what is asked."""
+    """Captions as `str`, or with `embeddings` as `Captioned`, for which the image is encoded once.
 
-    def __init__(self, choice: ModelChoice, options: CaptionOptions):
+    Raises `ModelError`, also where the prompt leaves no room for what is asked.
+    """
+
+    def __init__(self, choice: ModelChoice, options: CaptionOptions, *, embeddings: bool = False):
         config = load_config(choice)
+        if embeddings:
+            _require_one_vector(choice, config, parts=("vision",))
+        self.embeddings = embeddings
         self.processor = load_processor(choice)
+        self.prepare = Preparer(self.processor)
         self.arguments = options.generation_arguments()
         prompt_length = 1
         if options.prompt is not None:
@@ -67,14 +112,27 @@ class CaptionTask(_ImageTask):
         own = self.model.generation_config
         if options.max_new_tokens is None and (own.max_length is None or options.prompt is not None):
             self.arguments["max_new_tokens"] = min(own.max_new_tokens or room, room)
-        if options.seed is not None:
-            torch.manual_seed(options.seed)
+        self.seed = options.seed
+        self.position = 0
 
-    def process(self, prepared: list[Tensor]) -> list[str]:
+    def seek(self, position: int) -> None:
+        """The next batch is sampled as if `position` images had gone before it in this run."""
+        self.position = position
+
+    def process(self, prepared: list[np.ndarray]) -> list[Any]:
+        if self.seed is not None:
+            torch.manual_seed((self.seed + _SEEDS_APART * self.position) % 2**63)
+        self.position += len(prepared)
         with _inference(len(prepared)):
-            ids = self.model.generate(pixel_values=self.pixel_values(prepared), **self._arguments_on_device())
-        captions = self.processor.batch_decode(ids, skip_special_tokens=True)
-        return [" ".join(caption.split()) for caption in captions]
+            outputs = self.model.generate(
+                pixel_values=self.pixel_values(prepared), return_dict_in_generate=True, **self._arguments_on_device()
+            )
+        captions = self.processor.batch_decode(outputs.sequences, skip_special_tokens=True)
+        captions = [" ".join(caption.split()) for caption in captions]
+        if not self.embeddings:
+            return captions
+        embeddings = F.normalize(outputs.image_embeds.float(), dim=-1).cpu().numpy()
+        return [Captioned(*pair) for pair in zip(captions, embeddings, strict=True)]
 
     def _arguments_on_device(self) -> dict[str, Any]:
         device = self.model.device
@@ -93,9 +151,10 @@ class _TowersTask(_ImageTask):
     def __init__(self, choice: ModelChoice):
         _require_one_vector(choice, load_config(choice))
         self.processor = load_processor(choice)
+        self.prepare = Preparer(self.processor)
         self.model = load_model(choice, "towers")
 
-    def image_embeds(self, prepared: list[Tensor]) -> Tensor:
+    def image_embeds(self, prepared: list[np.ndarray]) -> Tensor:
         """-> (images, dimensions), L2-normalised, float32 whatever the model's type."""
         features = self.model.get_image_features(pixel_values=self.pixel_values(prepared)).pooler_output
         return F.normalize(features.float(), dim=-1)
@@ -104,7 +163,7 @@ class _TowersTask(_ImageTask):
 class EmbedTask(_TowersTask):
     """L2-normalised image embeddings, float32 arrays (dimensions,). Raises `ModelError`."""
 
-    def process(self, prepared: list[Tensor]) -> list[np.ndarray]:
+    def process(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
         with _inference(len(prepared)):
             return list(self.image_embeds(prepared).cpu().numpy())
 
@@ -125,7 +184,7 @@ class ClassifyTask(_TowersTask):
         with torch.inference_mode():
             return F.normalize(self.model.get_text_features(**encoded).pooler_output.float(), dim=-1)
 
-    def process(self, prepared: list[Tensor]) -> list[dict[str, float]]:
+    def process(self, prepared: list[np.ndarray]) -> list[dict[str, float]]:
         with _inference(len(prepared)):
             logits = self.model.similarity(self.image_embeds(prepared), self.text_embeds)
         return [self._ranked(row) for row in logits.float().softmax(dim=-1).cpu().tolist()]
@@ -135,7 +194,7 @@ class ClassifyTask(_TowersTask):
         return dict(sorted(pairs, key=lambda pair: pair[1], reverse=True))
 
 
-def _require_one_vector(choice: ModelChoice, config: Any) -> None:
-    for part in ("vision", "text"):
+def _require_one_vector(choice: ModelChoice, config: Any, parts: Sequence[str] = ("vision", "text")) -> None:
+    for part in parts:
         if getattr(config, f"{part}_config").pool_type == "none":
             raise ModelError(f"the model {choice.name!r} gives no single vector: its {part} pool_type is 'none'")

@@ -5,6 +5,7 @@
 Nothing here imports torch or transformers before a command has checked what it was given.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -23,6 +24,8 @@ from .push import push
 
 # Releases of Typer differ in whether they use click or carry a copy of it.
 _ParseError: Any = typer.BadParameter.__mro__[1]
+
+_RAY_ADDRESS = re.compile(r"auto|local|ray://.+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 
 app = typer.Typer(
     help="CoCa: captions, embeddings and labels for images.",
@@ -66,7 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     console.prepare_streams()
     try:
-        code = app(arguments, prog_name=console.PROGRAM, standalone_mode=False)
+        code = app(
+            _with_ray_address(sys.argv[1:] if arguments is None else arguments),
+            prog_name=console.PROGRAM,
+            standalone_mode=False,
+        )
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except _ParseError as error:
@@ -85,6 +92,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         console.let_go_of_stdout()
+
+
+def _with_ray_address(arguments: Sequence[str]) -> list[str]:
+    """`--ray` goes with and without an address, which the parser has no way to say."""
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    if "--ray" not in words[:end]:
+        return words
+    place = words.index("--ray")
+    following = words[place + 1] if place + 1 < end else ""
+    if _RAY_ADDRESS.fullmatch(following):
+        return words
+    return [*words[:place], "--ray=local", *words[place + 1 :]]
 
 
 def _command_path(error: Exception) -> str:

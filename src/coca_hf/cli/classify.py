@@ -4,22 +4,23 @@
 
 from typing import Annotated, Any
 
-from ..captioning.runner import Task
+from ..captioning.jobs import ClassifyJob
+from ..captioning.sources import PathInputs
 from .console import UsageError
 from .options import (
     BatchSize,
     Device,
     DType,
+    ImagePaths,
     Model,
     Output,
-    Paths,
     Quiet,
     check_batch_size,
     check_record_output,
     model_choice,
     option,
 )
-from .session import record_sink, run_images
+from .session import Session, files, record_sink
 
 
 # That of transformers' zero-shot image classification.
@@ -30,7 +31,7 @@ _SHOWN_LABELS = 5
 
 
 def classify(
-    paths: Paths,
+    paths: ImagePaths,
     labels: Annotated[str, option("What to choose from.", "A,B,C")],
     template: Annotated[str, option(f'Words around a label ("{_TEMPLATE}").', "TEXT")] = _TEMPLATE,
     model: Model = None,
@@ -42,19 +43,14 @@ def classify(
 ) -> None:
     """Choose labels for images: files, folders and quoted globs."""
     check_batch_size(batch_size)
-    check_record_output(output)
     names = _split(labels)
     if template.count("{}") != 1:
         raise UsageError(f"the template {template!r} needs one {{}}, where the label goes")
-    choice = model_choice(model, device, dtype, captions=False)
-
-    def load_task() -> Task:
-        from ..captioning.tasks import ClassifyTask
-
-        return ClassifyTask(choice, names, template)
-
-    sinks = [lambda: record_sink(output, _line, _fields)]
-    run_images(paths, load_task, sinks, batch_size=batch_size, quiet=quiet, records=output)
+    job = ClassifyJob(model_choice(model, device, dtype, captions=False), tuple(names), template)
+    made_with = job.made_with(batch_size)
+    check_record_output(output, made_with)
+    sinks = [lambda: record_sink(output, _line, _fields, made_with)]
+    Session(PathInputs(paths), job, sinks, batch_size, quiet, places=files(output)).run()
 
 
 def _split(labels: str) -> list[str]:

@@ -2,16 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a command says on stderr, and the state of the three streams."""
 
-import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from ..captioning.errors import CaptioningError
+from ..captioning.models import silence_libraries as silence_libraries
 from ..captioning.text import duration, printable
 
 
@@ -54,18 +53,6 @@ def prepare_streams() -> None:
         stream.reconfigure(errors="backslashreplace")
 
 
-def silence_libraries() -> None:
-    """A command says itself what its user needs to know; loading bars and advice to programmers are not that."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    # It logs errors that it also raises.
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-
-
 def let_go_of_stdout() -> None:
     """Where stdout takes nothing more, as with `| head` or a full disk, what is left for it goes nowhere."""
     try:
@@ -78,8 +65,8 @@ def let_go_of_stdout() -> None:
 class Progress(AbstractContextManager["Progress"], Protocol):
     """How far a run has come, while it is entered."""
 
-    def begin(self, total: int) -> None:
-        """The model is there: the clock starts."""
+    def begin(self, total: int | None, done: int = 0) -> None:
+        """The model is there: the clock starts. `total` None is not known; `done` are done already."""
 
     def advance(self, number: int) -> None: ...
 
@@ -99,7 +86,7 @@ class _Silence:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def begin(self, total: int) -> None: ...
+    def begin(self, total: int | None, done: int = 0) -> None: ...
 
     def advance(self, number: int) -> None: ...
 
@@ -111,18 +98,21 @@ class _Silence:
 class _Pace:
     """How far a run is, in words. The rate is that of the run so far: batches come in gusts."""
 
-    def __init__(self, total: int, clock: Callable[[], float]):
-        self.total, self.done = total, 0
+    def __init__(self, total: int | None, clock: Callable[[], float], done: int = 0):
+        self.total, self.done, self.before = total, done, done
         self.clock = clock
         self.started = clock()
 
     def words(self) -> str:
         seconds = self.clock() - self.started
-        if not self.done or seconds <= 0:
-            return f"{self.done:,} of {self.total:,}"
-        rate = self.done / seconds
+        place = f"{self.done:,}" if self.total is None else f"{self.done:,} of {self.total:,}"
+        if self.done == self.before or seconds <= 0:
+            return place
+        rate = (self.done - self.before) / seconds
+        if self.total is None:
+            return f"{place}, {rate:.1f}/s"
         left = duration(max(self.total - self.done, 0) / rate)
-        return f"{self.done:,} of {self.total:,}, {rate:.1f}/s, {left} left"
+        return f"{place}, {rate:.1f}/s, {left} left"
 
 
 class _Lines(_Silence):
@@ -132,8 +122,8 @@ class _Lines(_Silence):
         self.interval_seconds = interval_seconds
         self.clock = clock
 
-    def begin(self, total: int) -> None:
-        self.pace = _Pace(total, self.clock)
+    def begin(self, total: int | None, done: int = 0) -> None:
+        self.pace = _Pace(total, self.clock, done)
         self.last = self.pace.started
 
     def advance(self, number: int) -> None:
@@ -167,9 +157,9 @@ class _Bar(_Silence):
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def begin(self, total: int) -> None:
-        self.pace = _Pace(total, time.monotonic)
-        self.bar.reset(self.task, total=total, description=_speaker, state=self.pace.words())
+    def begin(self, total: int | None, done: int = 0) -> None:
+        self.pace = _Pace(total, time.monotonic, done)
+        self.bar.reset(self.task, total=total, completed=done, description=_speaker, state=self.pace.words())
 
     def advance(self, number: int) -> None:
         self.pace.done += number

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coca_hf.captioning.embedding_sinks import check_embedding_output, open_embedding_sink
+from coca_hf.captioning.binary_sinks import check_embedding_output, embedding_sink
 from coca_hf.captioning.errors import OutputError
 from coca_hf.captioning.runner import Record
 
@@ -32,7 +32,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def write(path: str, *groups: list[Record]) -> None:
-    sink = open_embedding_sink(path)
+    sink = embedding_sink(path)
+    sink.resume([], 1)
     for group in groups:
         sink.write(group)
     sink.finish()
@@ -83,7 +84,7 @@ def test_a_table_has_a_row_for_each_input():
 
 def test_a_table_is_written_in_pieces(monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("coca_hf.captioning.embedding_sinks.ParquetSink.group_size", 2)
+    monkeypatch.setattr("coca_hf.captioning.binary_sinks._GROUP_SIZE", 2)
     write("out.parquet", RECORDS[:2], RECORDS[2:3], RECORDS[3:])
     assert parquet.ParquetFile("out.parquet").metadata.num_row_groups == 2
     assert parquet.read_table("out.parquet").num_rows == 4
@@ -97,7 +98,7 @@ def test_a_name_that_is_not_utf8_is_escaped_in_a_table():
 
 @pytest.mark.parametrize("path", ["out.npy", "out.parquet"])
 def test_what_is_not_finished_leaves_nothing(path):
-    sink = open_embedding_sink(path)
+    sink = embedding_sink(path)
     sink.write(RECORDS)
     sink.close()
     assert os.listdir() == []
@@ -105,7 +106,7 @@ def test_what_is_not_finished_leaves_nothing(path):
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_a_table_on_a_full_disk_is_one_error():
-    sink = open_embedding_sink("out.parquet")
+    sink = embedding_sink("out.parquet")
     sink.write(RECORDS)
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
