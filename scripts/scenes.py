@@ -119,6 +119,13 @@ class Scene:
     seed: int
 
 
+def mirrored(facts: Facts) -> Facts:
+    """The facts of a scene in a mirror that swaps left and right; no shape changes there."""
+    if facts.relation != "left of":
+        return facts
+    return Facts(facts.groups[::-1], facts.relation, facts.background)
+
+
 # --- from a seed to a scene ----------------------------------------------------------------------------------------
 
 
