@@ -6,8 +6,9 @@ Two CPU cores and an hour are enough, and the same seed gives the same training 
 
 What limits the result is how fast the vision tower learns shapes, and which of two groups is where. Captions teach
 both slowly: 50,000 close-ups with captions gave 24 % right shapes, where the same tower with one linear layer for the
-shape had 82 %. So the tower learns to see first (`FactClassifier`), then the whole model learns to speak. Share of
-right shapes on unseen close-ups of 40 pixels, tower and linear layer alone, 4 layers, one core, learning rate 1e-3:
+shape had 82 %. So the tower learns to see first (`FactClassifier`), then the whole model learns to speak, and has to
+look all the while (`CaptionsAndFacts`). Share of right shapes on unseen close-ups of 40 pixels, tower and linear layer
+alone, 4 layers, one core, learning rate 1e-3:
 
 | patch | width | batch | layers' optimizer | seconds | pictures | right |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -88,6 +89,9 @@ CLOSE_UP_SIZE = IMAGE_SIZE // CLOSE_UP_ZOOM
 CONTEXT_LENGTH = 48
 BATCH_SIZE = 32  # in each process
 IGNORED = -100
+# Share of scenes shown in grey while the facts are learnt: a shape must not be known by the colours it went with.
+GREY_SHARE = 0.25
+FACT_LOSS_WEIGHT = 2.0
 # Texts that name some facts only. They teach zero-shot labels and are no captions, so the decoder never learns them.
 PARTIAL_SHARE = 0.2
 # Captions with gaps: the decoder must look for a shape even where the colour before it has never gone with that shape.
@@ -234,14 +238,16 @@ class FactCollator:
 
     processor: CoCaProcessor
     rng: random.Random
-    grey: bool
+    grey_share: float
 
     def __call__(self, examples: list[tuple[np.ndarray, Facts]]) -> dict[str, Tensor]:
         pictures, facts = zip(*mirrored_at_random(examples, self.rng), strict=True)
         labels = torch.tensor([fact_labels(each) for each in facts])
-        if self.grey:
-            pictures = tuple(self.in_grey(picture) for picture in pictures)
-            labels[:, NEEDS_COLOUR] = IGNORED
+        is_grey = torch.tensor([self.rng.random() < self.grey_share for _ in facts])
+        pictures = tuple(
+            self.in_grey(picture) if grey else picture for picture, grey in zip(pictures, is_grey, strict=True)
+        )
+        labels[is_grey[:, None] & NEEDS_COLOUR] = IGNORED
         return {"pixel_values": as_pixel_values(np.stack(pictures), self.processor.image_processor), "labels": labels}
 
     def in_grey(self, picture: np.ndarray) -> np.ndarray:
@@ -272,6 +278,7 @@ class CaptionCollator:
             "input_ids": self.with_gaps(inputs["input_ids"], is_gappy),
             "attention_mask": inputs["attention_mask"],
             "labels": inputs["input_ids"].masked_fill(ignored, IGNORED),
+            "fact_labels": torch.tensor([fact_labels(each) for each in facts]),
         }
 
     def with_gaps(self, input_ids: Tensor, is_gappy: Tensor) -> Tensor:
@@ -286,21 +293,45 @@ class CaptionCollator:
 # --- training ------------------------------------------------------------------------------------------------------
 
 
+def fact_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """(batch, values of all facts), (batch, facts) -> mean cross-entropy of the facts that have a label."""
+    of_facts = logits.float().split([len(values) for values in FACT_VALUES], 1)
+    losses = [
+        F.cross_entropy(of_fact, label, ignore_index=IGNORED, reduction="sum")
+        for of_fact, label in zip(of_facts, labels.unbind(1), strict=True)
+    ]
+    return torch.stack(losses).sum() / (labels != IGNORED).sum()
+
+
 class FactClassifier(nn.Module):
     """The vision tower with one linear layer for every fact: it learns to see before anything has to be said."""
 
-    def __init__(self, vision_model: CoCaVisionModel) -> None:
+    def __init__(self, vision_model: CoCaVisionModel, head: nn.Linear) -> None:
         super().__init__()
         self.vision_model = vision_model
-        self.head = nn.Linear(vision_model.config.pooler_hidden_size, sum(map(len, FACT_VALUES)))
+        self.head = head
 
     def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self.head(self.vision_model(pixel_values).pooler_output)
-        losses = [
-            F.cross_entropy(of_fact, label, ignore_index=IGNORED, reduction="sum")
-            for of_fact, label in zip(logits.split([len(v) for v in FACT_VALUES], 1), labels.unbind(1), strict=True)
-        ]
-        return {"loss": torch.stack(losses).sum() / (labels != IGNORED).sum(), "logits": logits}
+        return {"loss": fact_loss(logits, labels), "logits": logits}
+
+
+class CaptionsAndFacts(nn.Module):
+    """The whole model with its own two losses, while its image embedding still has to tell every fact."""
+
+    def __init__(self, model: CoCaForCaptioning, head: nn.Linear) -> None:
+        super().__init__()
+        self.captioner = model
+        self.head = head
+
+    def forward(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, fact_labels: Tensor
+    ) -> dict[str, Tensor]:
+        output = self.captioner(
+            input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask, labels=labels
+        )
+        logits = self.head(output.vision_model_output.pooler_output)
+        return {"loss": output.loss + FACT_LOSS_WEIGHT * fact_loss(logits, fact_labels)}
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
@@ -342,10 +373,10 @@ class Stage:
 # A close-up costs a quarter of a scene, and shapes are learnt from close-ups as well.
 STAGES = (
     Stage("shapes", "close_up", CLOSE_UP_SIZE, 4000, 0.01),
-    Stage("facts", "train", IMAGE_SIZE, 3000, 0.007),
-    Stage("captions", "train", IMAGE_SIZE, 9000, 0.005),
+    Stage("facts", "train", IMAGE_SIZE, 9000, 0.007),
+    Stage("captions", "train", IMAGE_SIZE, 6000, 0.005),
 )
-NUM_SCENES: dict[Split, int] = {"close_up": 100_000, "train": 200_000}
+NUM_SCENES: dict[Split, int] = {"close_up": 100_000, "train": 300_000}
 
 
 def resized(model: CoCaForCaptioning, image_size: int) -> CoCaForCaptioning:
@@ -366,14 +397,15 @@ def train(datasets: dict[Split, SceneDataset], share: float, work: Path, output:
     processor = build_processor()
     # PyTorch's fused attention has a backward pass on CPUs that takes longer than the rest of the step.
     model = CoCaForCaptioning._from_config(build_config(processor.tokenizer), attn_implementation="eager")
+    head = nn.Linear(model.config.vision_config.pooler_hidden_size, sum(map(len, FACT_VALUES)))
     for stage in STAGES:
         if model.config.vision_config.image_size != stage.image_size:
             model = resized(model, stage.image_size)
-        learner: nn.Module = model
+        learner: nn.Module = CaptionsAndFacts(model, head)
         collator: Callable = CaptionCollator(processor, rng)
         if stage.name != "captions":
-            learner = FactClassifier(model.model.vision_model)
-            collator = FactCollator(processor, rng, grey=stage.name == "shapes")
+            learner = FactClassifier(model.model.vision_model, head)
+            collator = FactCollator(processor, rng, grey_share=1.0 if stage.name == "shapes" else GREY_SHARE)
         trainer = Trainer(
             model=learner,
             args=training_arguments(stage, share, work / stage.name),
