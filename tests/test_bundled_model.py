@@ -111,7 +111,7 @@ def test_a_partial_text_is_no_target_of_the_decoder(model):
 
 def test_grey_pictures_have_no_colour_and_no_label_for_it(model):
     examples = [(np.asarray(scenes.render(scene, 40)), scene.facts) for scene in scenes.scenes("close_up", 16)]
-    batch = train_bundled_model.FactCollator(model.processor, random.Random(0), grey=True)(examples)
+    batch = train_bundled_model.FactCollator(model.processor, random.Random(0), grey_share=1.0)(examples)
     picture = batch["pixel_values"] * torch.tensor(model.processor.image_processor.image_std)[:, None, None]
     picture = picture + torch.tensor(model.processor.image_processor.image_mean)[:, None, None]
     torch.testing.assert_close(picture, picture[:, :1].expand_as(picture))
