@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images that are not files of their own: in tar shards (WebDataset), Parquet tables, Hugging Face datasets."""
 
+import logging
 import os
 import tarfile
 from collections.abc import Iterator
@@ -174,9 +175,14 @@ class DatasetInputs:
             import datasets
         except ImportError:
             raise InputError(_DATASETS_HINT) from None
+        for library in ("datasets", "fsspec", "huggingface_hub"):
+            # What they say of each attempt is summed up in the error that they raise.
+            logging.getLogger(library).setLevel(logging.CRITICAL)
         try:
             rows = self._load(datasets)
             features = rows.features or {}
+        except InputError:
+            raise
         except Exception as error:  # the library raises whatever the place it reads from raises
             raise InputError(f"cannot load the dataset {self.name!r}: {_first_line(error)}") from error
         column = self._column(datasets, features)
@@ -187,7 +193,10 @@ class DatasetInputs:
     def _load(self, datasets: Any) -> Any:
         if os.path.isdir(self.name) and {"dataset_info.json", "dataset_dict.json"} & set(os.listdir(self.name)):
             rows = datasets.load_from_disk(self.name)
-            rows = rows[self.split] if isinstance(rows, datasets.DatasetDict) else rows
+            if isinstance(rows, datasets.DatasetDict):
+                rows = rows[self.split]
+            elif self.split not in ("train", str(rows.split)):
+                raise InputError(f"the dataset {self.name!r} has no splits: leave --split out")
             return rows.to_iterable_dataset() if self.streaming else rows
         return datasets.load_dataset(self.name, split=self.split, streaming=self.streaming)
 

@@ -7,6 +7,8 @@ import os
 import re
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from io import BytesIO
 from typing import BinaryIO
@@ -114,10 +116,29 @@ def _read(file: BinaryIO, large: bool) -> Image.Image:
     if not large and image_file.width * image_file.height > MAX_PIXELS:
         raise LargeImageError
     _reduce_while_decoding(image_file)
-    image_file.load()
+    with _silent_stderr() if image_file.format == "TIFF" else nullcontext():
+        image_file.load()
     orientation = _orientation(image_file)
     image = _bounded(image_file)
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """libtiff writes there itself of what is broken in a file, beside the error that Pillow raises."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed, so nothing will be seen
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _check_size(image: Image.Image) -> None:

@@ -7,6 +7,7 @@ What is written to a file survives the run, and the same run continues it: `Sink
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -239,7 +240,7 @@ class LinesFile:
             kept.dropped = sum(parse_line(line) is not None for line in file)
         try:
             if kept.dropped and backup:
-                kept.backup = f"{self.path}.before"
+                kept.backup = _free_name(f"{self.path}.before")
                 shutil.copyfile(self.path, kept.backup)
             os.ftruncate(self.descriptor, end)
         except OSError as error:
@@ -264,6 +265,11 @@ class LinesFile:
 
     def close(self) -> None:
         os.close(self.descriptor)
+
+
+def _free_name(path: str) -> str:
+    names = itertools.chain([path], (f"{path}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def json_line(record: Record, fields: dict[str, Any]) -> str:
