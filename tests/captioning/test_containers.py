@@ -118,7 +118,7 @@ def test_a_dataset_without_what_is_asked_for_is_refused_in_words(options, reason
 
 
 def test_a_dataset_that_is_not_there_is_refused_in_words():
-    with pytest.raises(InputError, match="cannot load the dataset './nowhere'"):
+    with pytest.raises(InputError, match=r"cannot load the dataset './nowhere'"):
         DatasetInputs("./nowhere").count()
 
 
