@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
     from .image_processing_coca import CoCaImageProcessor
     from .modeling_coca import CoCaForCaptioning, CoCaModel
+    from .packing import pack_weights
     from .pipeline_coca import ImageToTextPipeline
     from .pipelines import pipeline
     from .processing_coca import CoCaProcessor
@@ -35,6 +36,7 @@ _MODULES = {
     "CoCaTokenizer": "tokenization_coca",
     "CoCaVisionConfig": "configuration_coca",
     "ImageToTextPipeline": "pipeline_coca",
+    "pack_weights": "packing",
     "pipeline": "pipelines",
 }
 
@@ -51,6 +53,7 @@ __all__ = [
     "ImageToTextPipeline",
     "bundled_model",
     "example_images",
+    "pack_weights",
     "pipeline",
 ]
 
