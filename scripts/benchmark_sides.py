@@ -1,0 +1,282 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What `benchmark.py` measures, one side at a time: a process that does a piece of work each time it is asked.
+
+    python benchmark_sides.py SIDE '{"how it is made": value}' CASE '{"argument": value}'
+
+A line on stdin asks for one run; the answer is a JSON line: seconds, growth of peak memory in bytes, and more where a
+case gives more. Sides: open_clip (in its own environment), coca_hf, and others of transformers' that a row compares.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+Work = Callable[[], Any]
+
+# The vocabulary's start and end tokens, and ids that stand for words.
+START, END, FIRST_WORD, LAST_WORD = 49406, 49407, 1000, 40000
+
+
+def images(count: int) -> torch.Tensor:
+    """-> (count, 3, 224, 224)."""
+    return torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+
+
+def captions(count: int, length: int, padded_length: int) -> torch.Tensor:
+    """Start token, words, end token, padding: (count, padded length)."""
+    ids = torch.randint(FIRST_WORD, LAST_WORD, (count, length), generator=torch.Generator().manual_seed(2))
+    ids[:, 0], ids[:, -1] = START, END
+    return torch.nn.functional.pad(ids, (0, padded_length - length))
+
+
+class OpenClip:
+    """open_clip 3.3.0, with the weights of the other side."""
+
+    def __init__(self, name: str, weights: str):
+        # Beside CPU torch, torchvision's operators never register; their schemas are all that its Python needs.
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import open_clip
+        from safetensors.torch import load_file
+
+        self.library = library
+        self.model = open_clip.create_model(name).eval()
+        self.model.load_state_dict(load_file(weights))
+
+    def generate(self, batch: int, tokens: int = 30, **options: Any) -> Work:
+        x = images(batch)
+        return lambda: self.model.generate(x, seq_len=tokens, min_seq_len=tokens - 1, **options).tolist()
+
+    def default_call(self, batch: int) -> Work:
+        x = images(batch)
+        return lambda: self.model.generate(x).tolist()
+
+    def text_features(self, batch: int, length: int) -> Work:
+        ids = captions(batch, length, 76)
+        return lambda: self._no_grad(lambda: self.model.encode_text(ids)[0, :4].tolist())
+
+    def image_features(self, batch: int) -> Work:
+        x = images(batch)
+        return lambda: self._no_grad(lambda: self.model.encode_image(x)[0, :4].tolist())
+
+    def train_step(self, batch: int, length: int) -> Work:
+        from open_clip.loss import CoCaLoss
+
+        x, ids = images(batch), captions(batch, length, 76)
+        loss = CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0)
+
+        def step() -> float:
+            self.model.train().zero_grad()
+            total = sum(loss(**self.model(x, ids)))
+            total.backward()
+            return total.item()
+
+        return step
+
+    @staticmethod
+    def _no_grad(work: Work) -> Any:
+        with torch.no_grad():
+            return work()
+
+
+class CocaHf:
+    """This package, in the variants that a user can choose."""
+
+    def __init__(self, name: str, weights: str, dtype: str = "float32", packed: bool = False, attention: str = "sdpa"):
+        from coca_hf.conversion import open_clip_config
+        from coca_hf.modeling_coca import CoCaForCaptioning
+        from coca_hf.open_clip import CoCa
+
+        torch.manual_seed(0)
+        self.model = CoCaForCaptioning(open_clip_config(name)).eval()
+        if not Path(weights).exists():
+            from safetensors.torch import save_file
+
+            state = CoCa.from_captioner(self.model).state_dict()
+            save_file({key: value.contiguous() for key, value in state.items()}, weights)
+        self.model.to(getattr(torch, dtype))
+        self.model.set_attn_implementation(
+            {"vision_config": "sdpa", "text_config": attention, "multimodal_config": attention}
+        )
+        if packed:
+            from coca_hf import pack_weights
+
+            pack_weights(self.model)
+        self.wrapped = CoCa.from_captioner(self.model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.model.logit_scale.dtype
+
+    def generate(self, batch: int, tokens: int = 30, **options: Any) -> Work:
+        x = images(batch).to(self.dtype)
+        lengths = {"max_length": tokens, "min_length": tokens - 1}
+        return lambda: self.model.generate(x, **lengths, **options).tolist()
+
+    def default_call(self, batch: int) -> Work:
+        x = images(batch).to(self.dtype)
+        return lambda: self.wrapped.generate(x).tolist()
+
+    @torch.inference_mode()
+    def _features(self, compute: Callable[[], Any]) -> list[float]:
+        return torch.nn.functional.normalize(compute().pooler_output, dim=-1)[0, :4].tolist()
+
+    def text_features(self, batch: int, length: int) -> Work:
+        ids = captions(batch, length, length)
+        return lambda: self._features(lambda: self.model.get_text_features(ids))
+
+    def image_features(self, batch: int) -> Work:
+        x = images(batch).to(self.dtype)
+        return lambda: self._features(lambda: self.model.get_image_features(x))
+
+    def train_step(self, batch: int, length: int) -> Work:
+        x, ids = images(batch), captions(batch, length, length)
+
+        def step() -> float:
+            self.model.train().zero_grad()
+            loss = self.model(x, ids, labels=ids).loss
+            loss.backward()
+            return loss.item()
+
+        return step
+
+    def encode(self, batch: int) -> Work:
+        x = images(batch).to(self.dtype)
+        return torch.inference_mode()(lambda: self.model.encode_images(x) and None)
+
+    def decoding_step(self, batch: int, beams: int, past: int = 15) -> Work:
+        """One token for each of batch * beams rows, `past` cached ones before it."""
+        from transformers.cache_utils import DynamicCache
+
+        ids = captions(batch * beams, past + 1, past + 1)
+        mask = torch.ones_like(ids)
+        cache = DynamicCache()
+        with torch.inference_mode():
+            encoded = self.model.encode_images(images(batch).to(self.dtype))
+            self.model(input_ids=ids[:, :past], encoded_images=encoded, past_key_values=cache, logits_to_keep=1)
+
+        @torch.inference_mode()
+        def step() -> None:
+            inputs = self.model.prepare_inputs_for_generation(
+                ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                encoded_images=encoded,
+                use_cache=True,
+                next_sequence_length=1,
+            )
+            self.model(**inputs, return_dict=True)
+            cache.crop(-1)
+
+        return step
+
+    def products(self, rows: int) -> Work:
+        """The matrix products of one decoding step, alone: its floor."""
+        layers = [
+            module
+            for name, module in self.model.named_modules()
+            if hasattr(module, "in_features")
+            and name.startswith(("model.text_model", "decoder", "lm_head"))
+            and not name.endswith(("cross_attn.k_proj", "cross_attn.v_proj"))
+        ]
+        inputs = {layer.in_features: torch.randn(rows, layer.in_features).to(self.dtype) for layer in layers}
+
+        @torch.inference_mode()
+        def multiply() -> None:
+            for layer in layers:
+                layer(inputs[layer.in_features])
+
+        return multiply
+
+
+class Blip:
+    """transformers' BLIP-base, random weights."""
+
+    def __init__(self) -> None:
+        from transformers import BlipConfig, BlipForConditionalGeneration
+
+        torch.manual_seed(0)
+        self.model = BlipForConditionalGeneration(BlipConfig()).eval()
+
+    def generate(self, batch: int, tokens: int = 30, **options: Any) -> Work:
+        x = torch.randn(batch, 3, 384, 384)
+        lengths = {"max_length": tokens, "min_length": tokens - 1}
+        return torch.inference_mode()(lambda: self.model.generate(pixel_values=x, **lengths, **options).tolist())
+
+
+class ImageProcessor:
+    """JPEG files to pixel values, by this package's processor or by transformers' for CLIP."""
+
+    def __init__(self, kind: str, **options: Any) -> None:
+        if kind == "clip":
+            from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+            self.processor = CLIPImageProcessorPil(**options)
+        else:
+            from coca_hf.image_processing_coca import CoCaImageProcessor
+
+            self.processor = CoCaImageProcessor(**options)
+
+    def preprocess(self, paths: list[str]) -> Work:
+        from PIL import Image
+
+        kind = type(self.processor).__name__
+        is_ours = kind.startswith("CoCa")
+        return lambda: (
+            self.processor(images=list(paths) if is_ours else [Image.open(p).convert("RGB") for p in paths]) and None
+        )
+
+
+class Import:
+    """A fresh interpreter that imports modules."""
+
+    def modules(self, names: str) -> Work:
+        import subprocess
+
+        return lambda: subprocess.run([sys.executable, "-c", f"import {names}"], check=True) and None
+
+
+SIDES = {
+    "open_clip": OpenClip,
+    "coca_hf": CocaHf,
+    "blip": Blip,
+    "image_processor": ImageProcessor,
+    "import": Import,
+}
+
+
+def _memory(name: str) -> int:
+    """A field of /proc/self/status in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {name}")
+
+
+def _measure(work: Work) -> dict[str, Any]:
+    Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
+    before, start = _memory("VmRSS"), time.perf_counter()
+    result = work()
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "growth": _memory("VmHWM") - before, "result": result}
+
+
+def main() -> None:
+    side, made_with, case, arguments = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+    answers, sys.stdout = sys.stdout, sys.stderr
+    work = getattr(SIDES[side](**made_with), case)(**arguments)
+    print("ready", file=answers, flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(_measure(work)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
