@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
@@ -35,6 +36,9 @@ from .generation_coca import CoCaGenerationMixin
 
 
 KeyValue = tuple[Tensor, Tensor]
+
+# In training: 64 MB in float32. Smaller chunks would read the vocabulary's weights more often.
+MAX_LOGITS_AT_ONCE = 2**24
 
 
 class _Gather(torch.autograd.Function):
@@ -139,7 +143,8 @@ class CoCaForCaptioningOutput(ModelOutput):
     caption_loss (`torch.FloatTensor` of shape `()`, *optional*): Cross-entropy of each next token.
     contrastive_loss (`torch.FloatTensor` of shape `()`, *optional*):
         See [`image_text_contrastive_loss`]; absent where there is no text vector, as with a filled cache.
-    logits (`torch.FloatTensor` of shape `(batch, text, vocabulary)`): Scores of the token after each position.
+    logits (`torch.FloatTensor` of shape `(batch, text, vocabulary)`, *optional*):
+        Scores of the token after each position; absent where the model is in training mode and `labels` are given.
     image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): L2-normalised.
     text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`, *optional*): L2-normalised.
     past_key_values (`Cache`, *optional*): Self-attention keys and values: the text tower's layers, then the decoder's.
@@ -937,7 +942,11 @@ class CoCaMultimodalDecoder(CoCaPreTrainedModel):
 
     def project_image_tokens(self, image_tokens: Tensor) -> tuple[KeyValue, ...]:
         """(images, image tokens, context size) -> each layer's keys and values."""
-        return tuple(layer.project_image_tokens(image_tokens) for layer in self.layers)
+        # Contiguous: each is read once a token, for whole captions.
+        return tuple(
+            (key.contiguous(), value.contiguous())
+            for key, value in (layer.project_image_tokens(image_tokens) for layer in self.layers)
+        )
 
     @capture_outputs
     def forward(
@@ -1210,6 +1219,24 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
         )
 
+    def _chunked_caption_loss(
+        self, hidden_states: Tensor, next_tokens: Tensor, num_items_in_batch: Tensor | int | None
+    ) -> Tensor:
+        """
+        `_caption_loss` without all logits at once: of positions that count only, and again in the backward pass.
+
+        (rows, text, hidden), (rows, text) with -100 where nothing is to be predicted -> ().
+        """
+        is_counted = next_tokens != -100
+        num_items = is_counted.sum() if num_items_in_batch is None else num_items_in_batch
+
+        def chunk_loss(states: Tensor, labels: Tensor) -> Tensor:
+            return self._caption_loss(self.lm_head(states), None, shift_labels=labels, num_items_in_batch=num_items)
+
+        size = max(1, MAX_LOGITS_AT_ONCE // self.config.text_config.vocab_size)
+        chunks = zip(hidden_states[is_counted].split(size), next_tokens[is_counted].split(size), strict=True)
+        return sum(checkpoint(chunk_loss, *chunk, use_reentrant=False) for chunk in chunks)
+
     def _contrastive_loss(
         self,
         image_embeds: Tensor,
@@ -1337,17 +1364,21 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             return_dict=True,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(decoder_outputs.last_hidden_state[:, kept])
-
-        loss = caption_loss = contrastive_loss = None
+        hidden_states = decoder_outputs.last_hidden_state
+        logits = loss = caption_loss = contrastive_loss = None
+        if not (has_labels and self.training):
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden_states[:, kept])
         if has_labels:
-            caption_loss = self._caption_loss(logits, labels, **kwargs)
-            shifted = kwargs.get("shift_labels")
-            num_items = ((labels[:, 1:] if shifted is None else shifted) != -100).sum()
-            contrastive_loss = self._contrastive_loss(
-                image_embeds, text_embeds, kwargs.get("num_items_in_batch"), num_items
-            )
+            next_tokens = kwargs.get("shift_labels")
+            next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100) if next_tokens is None else next_tokens
+            num_items_in_batch = kwargs.get("num_items_in_batch")
+            if logits is None:
+                caption_loss = self._chunked_caption_loss(hidden_states, next_tokens, num_items_in_batch)
+            else:
+                caption_loss = self._caption_loss(logits, labels, **kwargs)
+            num_items = (next_tokens != -100).sum()
+            contrastive_loss = self._contrastive_loss(image_embeds, text_embeds, num_items_in_batch, num_items)
             loss = self.config.caption_loss_weight * caption_loss
             if contrastive_loss is not None:
                 loss = loss + self.config.contrastive_loss_weight * contrastive_loss
