@@ -123,6 +123,7 @@ def test_the_packages_names_are_what_its_page_lists():
         "CoCaProcessor",
         "CoCaTokenizer",
         "ImageToTextPipeline",
+        "pack_weights",
         "pipeline",
         "bundled_model",
         "example_images",

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
 
+from coca_hf import modeling_coca
 from coca_hf.modeling_coca import CoCaForCaptioning, image_text_contrastive_loss
 from tiny import END, START, tiny_captioner
 
@@ -73,6 +74,42 @@ def test_shift_labels_replace_labels():
     expected = model(**batch)
     outputs = model(**{**batch, "labels": None}, shift_labels=shifted)
     torch.testing.assert_close(outputs.loss, expected.loss)
+
+
+@pytest.mark.parametrize("num_items_in_batch", [None, 40])
+@pytest.mark.parametrize("max_logits", [99, 7 * 99, 2**23])
+def test_the_loss_without_logits_has_the_same_value_and_gradients(monkeypatch, max_logits, num_items_in_batch):
+    monkeypatch.setattr(modeling_coca, "MAX_LOGITS_AT_ONCE", max_logits)
+    model, batch = tiny_captioner().train(), {**make_batch(), "num_items_in_batch": num_items_in_batch}
+    expected = model(**batch)
+    expected.loss.backward()
+    expected_gradients = gradients(model)
+    model.zero_grad()
+    outputs = model(**batch, skip_logits=True)
+    outputs.loss.backward()
+    assert outputs.logits is None
+    torch.testing.assert_close(outputs.caption_loss, expected.caption_loss)
+    torch.testing.assert_close(outputs.loss, expected.loss)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_loss_without_logits_is_torchs_cross_entropy():
+    model, batch = tiny_captioner().train(), make_batch()
+    logits = model(**{**batch, "labels": None}).logits
+    expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+    torch.testing.assert_close(model(**batch, skip_logits=True).caption_loss, expected)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_labels_leave_the_logits_in_the_output(is_training):
+    outputs = tiny_captioner().train(is_training)(**make_batch())
+    assert outputs.logits.shape == (4, 8, 99)
+
+
+def test_skipping_the_logits_without_labels_is_refused():
+    with pytest.raises(ValueError, match=r"skip_logits=True computes the loss alone: pass labels"):
+        tiny_captioner()(**{**make_batch(), "labels": None}, skip_logits=True)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

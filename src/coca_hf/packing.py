@@ -63,12 +63,12 @@ def pack_weights(model: Model) -> Model:
     >>> model = coca_hf.pack_weights(AutoModelForImageTextToText.from_pretrained(coca_hf.bundled_model()))
     ```"""
     if not torch.backends.mkldnn.is_available():
-        raise ValueError("pack_weights() needs oneDNN, which this build of PyTorch lacks: leave the weights as they are.")
+        raise ValueError("pack_weights() needs oneDNN, which this build of PyTorch lacks: do without.")
     for name, parameter in model.named_parameters():
         if parameter.device.type != "cpu" or parameter.dtype not in DTYPES:
             raise ValueError(
-                f"{name} is {parameter.dtype} on {parameter.device}: pack_weights() takes models of float32 or bfloat16 "
-                "on a CPU."
+                f"{name} is {parameter.dtype} on {parameter.device}: pack_weights() takes models of float32 or "
+                "bfloat16 on a CPU."
             )
     for module in list(model.modules()):
         if getattr(getattr(module, "config", None), "hidden_act", None) == "gelu" and hasattr(module, "activation_fn"):

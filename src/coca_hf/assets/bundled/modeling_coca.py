@@ -37,8 +37,8 @@ from .generation_coca import CoCaGenerationMixin
 
 KeyValue = tuple[Tensor, Tensor]
 
-# In training: 64 MB in float32. Smaller chunks would read the vocabulary's weights more often.
-MAX_LOGITS_AT_ONCE = 2**24
+# 32 MB in float32. Smaller chunks would read the vocabulary's weights more often.
+MAX_LOGITS_AT_ONCE = 2**23
 
 
 class _Gather(torch.autograd.Function):
@@ -144,7 +144,7 @@ class CoCaForCaptioningOutput(ModelOutput):
     contrastive_loss (`torch.FloatTensor` of shape `()`, *optional*):
         See [`image_text_contrastive_loss`]; absent where there is no text vector, as with a filled cache.
     logits (`torch.FloatTensor` of shape `(batch, text, vocabulary)`, *optional*):
-        Scores of the token after each position; absent where the model is in training mode and `labels` are given.
+        Scores of the token after each position; absent with `skip_logits=True`.
     image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): L2-normalised.
     text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`, *optional*): L2-normalised.
     past_key_values (`Cache`, *optional*): Self-attention keys and values: the text tower's layers, then the decoder's.
@@ -427,7 +427,14 @@ class CoCaMLP(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(batch, length, hidden) -> (batch, length, hidden)."""
-        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+        hidden_states = self.fc1(hidden_states)
+        if self.training and torch.is_grad_enabled():
+            # Kept for the backward pass, the activations would be a quarter of a layer's memory; they are made again.
+            return checkpoint(self._activate_and_project, hidden_states, use_reentrant=False)
+        return self._activate_and_project(hidden_states)
+
+    def _activate_and_project(self, hidden_states: Tensor) -> Tensor:
+        return self.fc2(self.activation_fn(hidden_states))
 
 
 class CoCaLayerScale(nn.Module):
@@ -1223,7 +1230,7 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         self, hidden_states: Tensor, next_tokens: Tensor, num_items_in_batch: Tensor | int | None
     ) -> Tensor:
         """
-        `_caption_loss` without all logits at once: of positions that count only, and again in the backward pass.
+        `_caption_loss` without all logits at once: chunks of the positions that count, made again when going backward.
 
         (rows, text, hidden), (rows, text) with -100 where nothing is to be predicted -> ().
         """
@@ -1266,6 +1273,7 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         logits_to_keep: int | Tensor = 0,
         interpolate_pos_encoding: bool = False,
         text_key_mask: Tensor | None = None,
+        skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CoCaForCaptioningOutput:
         r"""
@@ -1293,9 +1301,13 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             text_key_mask (`torch.BoolTensor` of shape `(rows, keys)`, *optional*):
                 With `past_key_values`, which keys the text tower sees, where that is not `attention_mask`: see
                 [`token_key_mask`]. `generate` passes it.
+            skip_logits (`bool`, defaults to `False`):
+                With `labels`, compute the loss without returning `logits`, of which no more than a small part then
+                exists at a time: the same loss and gradients in less memory.
 
         Raises:
-            ValueError: Images or text are missing, rows are no multiple of images, or the text exceeds the context.
+            ValueError: Images or text are missing, rows are no multiple of images, the text exceeds the context, or
+                `skip_logits` comes without `labels`.
 
         Example:
 
@@ -1316,6 +1328,8 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         if (pixel_values is None) == (encoded_images is None):
             raise ValueError("Pass either pixel_values or encoded_images, one of the two.")
         has_labels = labels is not None or kwargs.get("shift_labels") is not None
+        if skip_logits and not has_labels:
+            raise ValueError("skip_logits=True computes the loss alone: pass labels.")
         if use_cache is None:
             use_cache = past_key_values is not None or not (self.training or has_labels)
         # A text's vector needs the whole text.
@@ -1366,14 +1380,14 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         )
         hidden_states = decoder_outputs.last_hidden_state
         logits = loss = caption_loss = contrastive_loss = None
-        if not (has_labels and self.training):
+        if not skip_logits:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_states[:, kept])
         if has_labels:
             next_tokens = kwargs.get("shift_labels")
             next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100) if next_tokens is None else next_tokens
             num_items_in_batch = kwargs.get("num_items_in_batch")
-            if logits is None:
+            if skip_logits:
                 caption_loss = self._chunked_caption_loss(hidden_states, next_tokens, num_items_in_batch)
             else:
                 caption_loss = self._caption_loss(logits, labels, **kwargs)
