@@ -2,24 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures this package against open_clip and others, from nothing: prints a table, writes JSON and plots.
 
-    python scripts/benchmark.py --output benchmarks/cpu          # everything, about an hour on two cores
-    python scripts/benchmark.py --only text-features --repeats 3
+    python scripts/benchmark.py                    # everything into benchmarks/speed, about 25 minutes on two cores
+    python scripts/benchmark.py --only text --only growth
 
-Both sides of a row are processes that are kept alive and asked in turn; figures are medians. Weights are random, of the
-real configurations, the same on both sides. Nothing else should run meanwhile.
+The sides of a comparison are processes that are kept alive and asked in turn; figures are medians. Weights are random,
+of the real configurations, the same on all sides. Nothing else should run meanwhile.
 """
 
 import datetime
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -35,143 +38,264 @@ REFERENCE_DEPENDENCIES = ("transformers==4.55.4", "ftfy", "regex", "tqdm", "safe
 
 B32, L14 = "coca_ViT-B-32", "coca_ViT-L-14"
 VARIANTS: dict[str, dict[str, Any]] = {
-    "": {},
-    "packed": {"packed": True},
-    "bfloat16": {"dtype": "bfloat16", "attention": "eager"},
-    "bfloat16, packed": {"dtype": "bfloat16", "attention": "eager", "packed": True},
+    "float32": {},
+    "float32, packed": {"packed": True},
+    "bfloat16": {"dtype": "bfloat16"},
+    "bfloat16, packed": {"dtype": "bfloat16", "packed": True},
 }
-IN_GROUPS = {"num_beams": 6, "num_beam_groups": 3}
-DIVERSE = {**IN_GROUPS, "diversity_penalty": 0.5}
+EVERY, FLOAT32 = tuple(VARIANTS), tuple(VARIANTS)[:2]
+DIVERSE = {"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 0.5}
+# glibc keeps freed blocks of up to 32 MB, so that a peak would depend on the order of allocations.
+MEMORY_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+
+Measure = Literal["speed", "time", "memory"]
+Record = dict[str, Any]
 
 
-@dataclass
-class Side:
-    """What one process of a row does: see `benchmark_sides.py`."""
+@dataclass(frozen=True)
+class Call:
+    """A piece of work: see `benchmark_sides.py`."""
 
     side: str
     case: str
+    arguments: dict[str, Any]
     made_with: dict[str, Any] = field(default_factory=dict)
-    arguments: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class Row:
-    """A comparison: `ours` in variants against `theirs`; `target` bounds what `measure` gives."""
+@dataclass(frozen=True)
+class Goal:
+    """What a row should reach: `bound` of theirs / ours ("speed") or of ours / theirs ("time", "memory")."""
+
+    row: str
+    what: str
+    measure: Measure
+    bound: dict[str, str]  # by variant; "" for all others
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A call of this package's, in some variants, and what it should reach."""
+
+    call: Call
+    goals: tuple[Goal, ...]
+    variants: tuple[str, ...] = ("float32",)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several calls of ours against one of theirs, all asked in turn."""
 
     name: str
-    what: str
-    ours: Side
-    theirs: Side
-    target: str
-    measure: str = "speed"  # theirs / ours; "time" and "memory": ours / theirs
-    variants: tuple[str, ...] = ("",)
+    theirs: Call
+    ours: tuple[Ours, ...]
     repeats: int = 3
+    warm: bool = True  # whether the first run of each is left out of the median
+    fresh: bool = False  # in processes of their own, for the growth of the first run
 
 
-def _pair(name: str, what: str, model: str, case: str, target: str, ours: Any, theirs: Any = None, **row: Any) -> Row:
-    """A row against open_clip with the same weights."""
+def _goal(row: str, what: str, bound: str, measure: Measure = "speed", **by_variant: str) -> Goal:
+    return Goal(row, what, measure, {"": bound, **{name.replace("_", " "): b for name, b in by_variant.items()}})
+
+
+def _captioning(model: str, bounds: tuple[str, str, str], repeats: int) -> Comparison:
+    short = model.removeprefix("coca_ViT-")
     made_with = {"name": model}
-    theirs = ours if theirs is None else theirs
-    return Row(
-        name, what, Side("coca_hf", case, made_with, ours), Side("open_clip", case, made_with, theirs), target, **row
+    exact, in_bfloat16, default = bounds
+    goal = Goal(
+        f"generate-{short}",
+        f"{model}, 2 images, 6 beams in 3 groups, 30 tokens",
+        "speed",
+        {"": exact, "bfloat16": in_bfloat16, "bfloat16, packed": in_bfloat16},
+    )
+    same = _goal(f"default-{short}", f"{model}, open_clip's own call with its defaults, same ids", default)
+    return Comparison(
+        f"generate-{short}",
+        # What `num_beams=6, num_beam_groups=3, seq_len=30` are upstream.
+        Call("open_clip", "default_call", {"batch": 2}, made_with),
+        (
+            Ours(Call("coca_hf", "generate", {"batch": 2, **DIVERSE}, made_with), (goal,), EVERY),
+            Ours(Call("coca_hf", "default_call", {"batch": 2}, made_with), (same,), FLOAT32),
+        ),
+        repeats=repeats,
+        warm=False,
     )
 
 
-def _rows(files: dict[str, list[str]]) -> list[Row]:
-    every = tuple(VARIANTS)
-    exact = ("", "packed")
-    rows = []
-    for short, model, goals in (("b32", B32, (">= 12", ">= 15", ">= 13")), ("l14", L14, (">= 10", ">= 11", ""))):
-        two = {"batch": 2}
-        what = f"{model}, 2 images, 6 beams in 3 groups, 30 tokens"
-        rows += [
-            _pair(f"generate-{short}", what, model, "generate", goals[0], {**two, **DIVERSE}, {**two, **IN_GROUPS},
-                  variants=every),
-            _pair(f"default-{short}", f"{model}, open_clip's own call, same ids", model, "default_call", goals[1], two,
-                  variants=exact),
-        ]  # fmt: skip
-    greedy = {"batch": 32}
-    top_k = {**greedy, "generation_type": "top_k", "top_k": 1}
+def _training(length: int, name: str, speed: str, memory: str) -> list[Comparison]:
+    """Time and memory apart: what fixes the one costs the other."""
+    what = f"{B32}, a training step of 16 captions of {length} tokens, both losses"
+    made_with, arguments = {"name": B32}, {"batch": 16, "length": length}
+    theirs = Call("open_clip", "train_step", arguments, made_with)
+    steps = {
+        what: Call("coca_hf", "train_step", arguments, made_with),
+        f"{what}, skip_logits": Call("coca_hf", "train_step", {**arguments, "skip_logits": True}, made_with),
+    }
+    timed = tuple(Ours(call, (_goal(name, label, speed),)) for label, call in steps.items())
+    grown = tuple(
+        Ours(call, (_goal(f"{name}-memory", f"{label}: peak growth", memory, "memory"),))
+        for label, call in steps.items()
+    )
+    return [
+        Comparison(name, theirs, timed, repeats=2),
+        Comparison(f"{name}-memory", theirs, grown, repeats=0, fresh=True),
+    ]
+
+
+def _comparisons(photos: dict[str, list[str]]) -> list[Comparison]:
     made_with = {"name": B32}
+    many = {"batch": 32, "tokens": 10, "num_beams": 6}
     beams = {"batch": 2, "num_beams": 6}
     texts = {"batch": 64, "length": 12}
-    rows += [
-        _pair("greedy", "greedy, 32 images", B32, "generate", ">= 13", greedy, top_k, variants=every, repeats=2),
-        Row("blip", "BLIP-base at 384 px, 6 beams, 30 tokens, 2 images", Side("coca_hf", "generate", made_with, beams),
-            Side("blip", "generate", {}, beams), ">= 3", variants=every),
-        _pair("text-features", "64 captions of 12 tokens", B32, "text_features", ">= 6", texts, variants=exact,
-              repeats=7),
-        _pair("image-features", "16 images", B32, "image_features", "<= 1.0", {"batch": 16}, measure="time",
-              variants=every, repeats=9),
-    ]  # fmt: skip
-    for name, length, goals in (("train", 12, (">= 2.5", "<= 0.5")), ("train-full", 76, (">= 1.0", "<= 0.7"))):
-        for measure, goal in zip(("speed", "memory"), goals, strict=True):
-            rows.append(
-                _pair(f"{name}-{measure}", f"forward and backward, 16 captions of {length} tokens", B32, "train_step",
-                      goal, {"batch": 16, "length": length}, measure=measure, repeats=3)
-            )  # fmt: skip
-    many = {"batch": 32, "tokens": 12, "num_beams": 6}
-    rows.append(
-        _pair("memory", "generate, 6 beams, 32 images, 12 tokens: peak growth", B32, "generate", "<= 0.33", many,
-              {**many, "num_beam_groups": 3}, measure="memory", repeats=1)
-    )  # fmt: skip
-    for name, goal in (("12-megapixel", ">= 2"), ("640x480", ">= 1.2")):
-        rows.append(
-            Row(f"preprocess-{name}", f"JPEG files, {name}, to pixel values; against CLIP's processor",
-                Side("image_processor", "preprocess", {"kind": "coca"}, {"paths": files[name]}),
-                Side("image_processor", "preprocess", {"kind": "clip"}, {"paths": files[name]}), goal, repeats=9)
-        )  # fmt: skip
-    for ours, name in (("coca_hf", "import"), ("torch, transformers, coca_hf", "import-all")):
-        rows.append(
-            Row(name, f"import {ours}", Side("import", "modules", {}, {"names": ours}),
-                Side("import", "modules", {}, {"names": "torch, transformers"}), "<= 1.1", measure="time", repeats=7)
-        )  # fmt: skip
+
+    def on_b32(case: str, arguments: Any, goal: Goal, variants: tuple[str, ...] = EVERY) -> tuple[Ours, ...]:
+        return (Ours(Call("coca_hf", case, arguments, made_with), (goal,), variants),)
+
+    def open_clip(case: str, arguments: Any) -> Call:
+        return Call("open_clip", case, arguments, made_with)
+
+    rows = [
+        Comparison(
+            "text",
+            open_clip("text_features", texts),
+            on_b32("text_features", texts, _goal("text", f"{B32}, 64 captions of 12 tokens", ">= 6")),
+            repeats=9,
+        ),
+        Comparison(
+            "image",
+            open_clip("image_features", {"batch": 16}),
+            on_b32("image_features", {"batch": 16}, _goal("image", f"{B32}, 16 images", "<= 1.0", "time")),
+            repeats=9,
+        ),
+        _captioning(B32, (">= 12", ">= 35", ">= 15"), repeats=3),
+        Comparison(
+            "blip",
+            Call("blip", "generate", beams),
+            on_b32("generate", beams, _goal("blip", f"{B32} against BLIP-base: 2 images, 6 beams, 30 tokens", ">= 3")),
+        ),
+        Comparison(
+            "greedy",
+            open_clip("generate", {"batch": 32, "generation_type": "top_k", "top_k": 1}),
+            on_b32("generate", {"batch": 32}, _goal("greedy", f"{B32}, 32 images, greedy, 30 tokens", ">= 13")),
+            repeats=2,
+            warm=False,
+        ),
+        *_training(12, "train", ">= 2.5", "<= 0.5"),
+        *_training(76, "train-full", ">= 1.0", "<= 0.7"),
+        Comparison(
+            "memory",
+            open_clip("generate", {**many, "num_beam_groups": 3}),
+            on_b32(
+                "generate",
+                many,
+                _goal("memory", f"{B32}, 32 images, 6 beams, 10 tokens: peak growth", "<= 0.333", "memory"),
+                ("float32",),
+            ),
+            repeats=0,
+            fresh=True,
+        ),
+        _captioning(L14, (">= 10", ">= 25", ">= 11"), repeats=2),
+    ]
+    for name, bound in (("12-megapixel", ">= 2"), ("640x480", ">= 1.2")):
+        goal = _goal(f"preprocess-{name}", f"{name} JPEG files to pixel values, against CLIP's processor", bound)
+        ours, theirs = (
+            Call("image_processor", "preprocess", {"paths": photos[name]}, {"kind": kind}) for kind in ("coca", "clip")
+        )
+        rows.append(Comparison(f"preprocess-{name}", theirs, (Ours(ours, (goal,)),), repeats=9))
+    import_goal = _goal("import", "import coca_hf, against torch and transformers", "<= 1.1", "time")
+    ours, theirs = (Call("import", "modules", {"names": names}) for names in ("coca_hf", "torch, transformers"))
+    rows.append(Comparison("import", theirs, (Ours(ours, (import_goal,)),), repeats=7))
     return rows
 
 
 class Process:
     """A side at work; asked for one run at a time."""
 
-    def __init__(self, python: str, side: Side, extra: dict[str, Any]):
-        made_with = {**side.made_with, **(extra if "name" in side.made_with else {})}
-        command = [python, str(SIDES), side.side, json.dumps(made_with), side.case, json.dumps(side.arguments)]
+    def __init__(self, python: str, side: str, made_with: dict[str, Any], environment: dict[str, str]):
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [python, str(SIDES), side, json.dumps(made_with)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
         )
         self._read()
 
     def _read(self) -> str:
-        line = self.process.stdout.readline()  # type: ignore[union-attr]
+        line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(self.process.stderr.read())  # type: ignore[union-attr]
+            raise RuntimeError(self.process.stderr.read())
         return line
 
-    def run(self) -> dict[str, Any]:
-        self.process.stdin.write("\n")  # type: ignore[union-attr]
-        self.process.stdin.flush()  # type: ignore[union-attr]
+    def run(self, call: Call) -> Record:
+        self.process.stdin.write(json.dumps([call.case, call.arguments]) + "\n")
+        self.process.stdin.flush()
         return json.loads(self._read())
 
-    def __enter__(self) -> "Process":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.process.communicate()
 
 
-def _alternate(processes: list[Process], repeats: int) -> list[dict[str, Any]]:
-    """Median seconds, largest growth (the first run's, before memory is kept for the next) and result of each."""
-    runs: list[list[dict[str, Any]]] = [[process.run()] for process in processes]
-    growths = [first[0]["growth"] for first in runs]
-    for _ in range(repeats if repeats > 1 else 0):
-        for process, results in zip(processes, runs, strict=True):
-            results.append(process.run())
+class Bench:
+    """Processes by what they were made with, those of one model alive at a time."""
+
+    def __init__(self, folder: Path, reference: Path):
+        self.folder, self.reference = folder, reference
+        self.processes: dict[str, Process] = {}
+        self.model: str | None = None
+
+    def start(self, call: Call, variant: str = "float32", environment: dict[str, str] | None = None) -> Process:
+        """A new process for `call`."""
+        made_with = dict(call.made_with)
+        if "name" in made_with:
+            made_with["weights"] = str(self.folder / f"{made_with['name']}.safetensors")
+        if call.side == "coca_hf":
+            made_with |= VARIANTS[variant]
+        python = _make_reference(self.reference) if call.side == "open_clip" else sys.executable
+        return Process(python, call.side, made_with, environment or {})
+
+    def process(self, call: Call, variant: str = "float32") -> Process:
+        """The process for `call`, made once as long as calls are about one model."""
+        if call.made_with.get("name", self.model) != self.model:
+            self.close()
+            self.model = call.made_with["name"]
+        key = json.dumps([call.side, call.made_with, variant])
+        if key not in self.processes:
+            self.processes[key] = self.start(call, variant)
+        return self.processes[key]
+
+    @contextmanager
+    def asking(self, comparison: Comparison, calls: list[tuple[Call, str]]) -> Iterator[list[Process]]:
+        """A process for each of `calls`, in their order."""
+        with ExitStack() as stack:
+            if comparison.fresh:
+                self.close()
+                made = []
+                for call, variant in calls:
+                    made.append(self.start(call, variant, MEMORY_ENVIRONMENT))
+                    stack.callback(made[-1].close)
+                yield made
+            else:
+                yield [self.process(call, variant) for call, variant in calls]
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            process.close()
+        self.processes = {}
+        self.model = None
+
+
+def _in_turn(asked: list[tuple[Process, Call]], repeats: int, warm: bool = True) -> list[Record]:
+    """Of each: the median of seconds, the growth in the first run (later ones have what it kept), the result."""
+    rounds = [[process.run(call) for process, call in asked] for _ in range(repeats + warm)]
+    counted = rounds[1:] if warm and repeats else rounds
     return [
         {
-            "seconds": statistics.median(run["seconds"] for run in results[1:] or results),
-            "growth": growth,
-            "result": results[-1]["result"],
+            "seconds": statistics.median(runs[index]["seconds"] for runs in counted),
+            "growth": rounds[0][index]["growth"],
+            "result": rounds[0][index]["result"],
         }
-        for results, growth in zip(runs, growths, strict=True)
+        for index in range(len(asked))
     ]
 
 
@@ -203,57 +327,58 @@ def _make_photos(folder: Path) -> dict[str, list[str]]:
     return files
 
 
-def _measure_row(row: Row, pythons: dict[str, str], folder: Path, repeats: int | None) -> list[dict[str, Any]]:
-    """A record for each variant of ours, all asked in turn with theirs."""
-    extra = {"weights": str(folder / f"{row.ours.made_with.get('name')}.safetensors")}
+def _compare(comparison: Comparison, bench: Bench) -> list[Record]:
+    """A record for each variant and goal."""
+    ours = [(one, variant) for one in comparison.ours for variant in one.variants]
+    calls = [(one.call, variant) for one, variant in ours]
+    # Ours first: it writes the weights.
+    with bench.asking(comparison, [*calls, (comparison.theirs, "float32")]) as processes:
+        asked = list(zip(processes, [*(call for call, _ in calls), comparison.theirs], strict=True))
+        *measured, theirs = _in_turn(asked, comparison.repeats, comparison.warm)
     records = []
-    for variant in row.variants:
-        with (
-            Process(pythons["coca_hf"], row.ours, {**extra, **VARIANTS[variant]}) as ours,
-            Process(pythons.get(row.theirs.side, pythons["coca_hf"]), row.theirs, extra) as theirs,
-        ):
-            a, b = _alternate([ours, theirs], repeats or row.repeats)
+    for (one, variant), found in zip(ours, measured, strict=True):
         ratios = {
-            "speed": b["seconds"] / a["seconds"],
-            "time": a["seconds"] / b["seconds"],
-            "memory": a["growth"] / max(b["growth"], 1),
+            "speed": theirs["seconds"] / found["seconds"],
+            "time": found["seconds"] / theirs["seconds"],
+            "memory": found["growth"] / max(theirs["growth"], 1),
         }
-        record = {"row": row.name, "what": row.what, "variant": variant, "measure": row.measure, "target": row.target}
-        record |= {"value": ratios[row.measure], "ours": a["seconds"], "theirs": b["seconds"]}
-        record |= {"our_growth": a["growth"], "their_growth": b["growth"]}
-        if row.name.startswith("default"):
-            record["same_ids"] = a["result"] == b["result"]
-        records.append(record)
+        for goal in one.goals:
+            unit = "growth" if goal.measure == "memory" else "seconds"
+            record = {"row": goal.row, "what": goal.what, "variant": variant, "measure": goal.measure}
+            record |= {"value": ratios[goal.measure], "target": goal.bound.get(variant, goal.bound[""]), "unit": unit}
+            record |= {"ours": found[unit], "theirs": theirs[unit]}
+            if one.call.case == "default_call":
+                record["same_ids"] = found["result"] == theirs["result"]
+            records.append(record)
     return records
 
 
-def _coca(case: str, model: str, variant: str, folder: Path, **arguments: Any) -> Process:
-    side = Side("coca_hf", case, {"name": model}, arguments)
-    return Process(sys.executable, side, {"weights": str(folder / f"{model}.safetensors"), **VARIANTS[variant]})
+def _coca(model: str, case: str, **arguments: Any) -> Call:
+    return Call("coca_hf", case, arguments, {"name": model})
 
 
-def _floor_records(folder: Path, repeats: int) -> list[dict[str, Any]]:
+def _floors(model: str, bench: Bench) -> list[Record]:
     """A decoding step against its own products, and what a call spends outside encoder and steps."""
     records = []
-    for model in (B32, L14):
-        for variant in VARIANTS:
-            with (
-                _coca("decoding_step", model, variant, folder, batch=2, beams=6) as step,
-                _coca("products", model, variant, folder, rows=12) as products,
-            ):
-                a, b = _alternate([step, products], 10 * repeats)
-            record = {"row": "step", "what": f"{model}, one step of 12 rows against its products", "variant": variant}
-            record |= {"measure": "time", "target": "<= 1.15", "value": a["seconds"] / b["seconds"]}
-            records.append(record | {"ours": a["seconds"], "theirs": b["seconds"]})
-            with (
-                _coca("generate", model, variant, folder, batch=2, **DIVERSE) as call,
-                _coca("encode", model, variant, folder, batch=2) as encode,
-            ):
-                c, d = _alternate([call, encode], repeats)
-            rest = c["seconds"] - d["seconds"] - 29 * a["seconds"]
-            record = {"row": "overhead", "what": f"{model}, share of a call outside encoder and steps"}
-            record |= {"variant": variant, "measure": "share", "target": "<= 0.10", "value": rest / c["seconds"]}
-            records.append(record | {"ours": c["seconds"], "theirs": c["seconds"] - rest})
+    for variant in VARIANTS:
+        step, products = _coca(model, "decoding_step", batch=2, beams=6), _coca(model, "products", rows=12)
+        call, encode = _coca(model, "generate", batch=2, **DIVERSE), _coca(model, "encode", batch=2)
+        process = bench.process(step, variant)
+        a, b = _in_turn([(process, step), (process, products)], 20)
+        c, d = _in_turn([(process, call), (process, encode)], 3)
+        record = {"row": "step", "what": f"{model}, one decoding step of 12 rows against its products alone"}
+        record |= {"variant": variant, "measure": "time", "target": "<= 1.15", "value": a["seconds"] / b["seconds"]}
+        records.append(record | {"unit": "seconds", "ours": a["seconds"], "theirs": b["seconds"]})
+        accounted = d["seconds"] + 29 * a["seconds"]
+        record = {"row": "overhead", "what": f"{model}, share of a generate call outside encoder and steps"}
+        record |= {"variant": variant, "measure": "share", "target": "<= 0.10"}
+        record |= {"value": 1 - accounted / c["seconds"], "unit": "seconds"}
+        records.append(record | {"ours": c["seconds"], "theirs": accounted})
+        # The floor that is drawn beside the rows of captioning.
+        floor = {"row": "floor", "what": f"{model}, generate: encoder and products alone, against the whole call"}
+        floor |= {"variant": variant, "measure": "time", "target": "", "unit": "seconds"}
+        seconds = d["seconds"] + 29 * b["seconds"]
+        records.append(floor | {"value": c["seconds"] / seconds, "ours": c["seconds"], "theirs": seconds})
     return records
 
 
@@ -262,71 +387,94 @@ GROWTH = {
     "batch": [{"batch": batch, "num_beams": 1, "tokens": 20} for batch in (1, 4, 16, 64)],
     "tokens": [{"batch": 2, "num_beams": 6, "tokens": tokens} for tokens in (10, 30, 50, 76)],
 }
+GROWTH_LABELS = {
+    "beams": "beams (2 images, 20 tokens)",
+    "batch": "images (greedy, 20 tokens)",
+    "tokens": "tokens (2 images, 6 beams)",
+}
 
 
-def _growth_records(folder: Path, variant: str) -> list[dict[str, Any]]:
-    """Seconds of a call and of its floor: the encoder, and the products of every step."""
+def _growth(bench: Bench) -> list[Record]:
+    """Seconds of calls and of their floors: the encoder, and the products of every step."""
     records = []
-    for axis, settings in GROWTH.items():
-        for setting in settings:
-            rows = setting["batch"] * setting["num_beams"]
-            with (
-                _coca("generate", B32, variant, folder, **setting) as call,
-                _coca("encode", B32, variant, folder, batch=setting["batch"]) as encode,
-                _coca("products", B32, variant, folder, rows=rows) as products,
-            ):
-                a, b, c = _alternate([call, encode, products], 2)
-            floor = b["seconds"] + (setting["tokens"] - 1) * c["seconds"]
-            record = {"axis": axis, "variant": variant, "ours": a["seconds"], "floor": floor}
-            records.append({**record, "at": setting["num_beams" if axis == "beams" else axis], "setting": setting})
+    for variant in FLOAT32:
+        for axis, settings in GROWTH.items():
+            for setting in settings:
+                rows = setting["batch"] * setting["num_beams"]
+                calls = [
+                    _coca(B32, "generate", **setting),
+                    _coca(B32, "encode", batch=setting["batch"]),
+                    _coca(B32, "products", rows=rows),
+                ]
+                call, encode, products = _in_turn([(bench.process(one, variant), one) for one in calls], 2)
+                floor = encode["seconds"] + (setting["tokens"] - 1) * products["seconds"]
+                at = setting["num_beams" if axis == "beams" else axis]
+                records.append({"axis": axis, "at": at, "variant": variant, "ours": call["seconds"], "floor": floor})
     return records
 
 
-def _plot(records: list[dict[str, Any]], path: Path) -> None:
+def _plot(records: list[Record], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(GROWTH), figsize=(12, 3.6), layout="constrained")
-    colours = {variant: f"C{index}" for index, variant in enumerate(VARIANTS)}
-    for axis, name in zip(axes, GROWTH, strict=True):
-        for variant in dict.fromkeys(record["variant"] for record in records):
-            chosen = [record for record in records if record["axis"] == name and record["variant"] == variant]
+    for panel, axis in zip(axes, GROWTH, strict=True):
+        for colour, variant in enumerate(FLOAT32):
+            chosen = [record for record in records if record["axis"] == axis and record["variant"] == variant]
             at = [record["at"] for record in chosen]
-            label = variant or "float32"
-            axis.plot(at, [record["ours"] for record in chosen], "o-", color=colours[variant], label=label)
-            axis.plot(at, [record["floor"] for record in chosen], "--", color=colours[variant], label=f"{label}: floor")
-        axis.set_xlabel({"beams": "beams (2 images, 20 tokens)", "batch": "images (greedy, 20 tokens)"}.get(
-            name, "tokens (2 images, 6 beams)"))  # fmt: skip
-        axis.set_ylim(bottom=0)
-    axes[0].set_ylabel("seconds, coca_ViT-B-32")
-    axes[0].legend(fontsize="small")
+            panel.plot(at, [record["ours"] for record in chosen], "o-", color=f"C{colour}", label=variant)
+            floors = [record["floor"] for record in chosen]
+            panel.plot(at, floors, "--", color=f"C{colour}", label=f"{variant}: encoder and products alone")
+        panel.set_xlabel(GROWTH_LABELS[axis])
+        panel.set_ylim(bottom=0)
+        panel.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(f"seconds, {B32}")
+    axes[0].legend(fontsize="small", frameon=False)
     figure.savefig(path, dpi=110)
 
 
-def _is_met(value: float, target: str) -> bool | None:
-    if not target:
+def _is_met(record: Record) -> bool | None:
+    if not record["target"]:
         return None
-    sign, bound = target.split()
-    return value >= float(bound) if sign == ">=" else value <= float(bound)
+    sign, bound = record["target"].split()
+    return record["value"] >= float(bound) if sign == ">=" else record["value"] <= float(bound)
 
 
-def _table(records: list[dict[str, Any]]) -> Table:
-    table = Table("row", "what", "variant", "measured", "to reach", "ours, s", "against, s")
+def _cells(record: Record) -> list[str]:
+    value = f"{record['value']:.0%}" if record["measure"] == "share" else f"{record['value']:.2f}"
+    scale, unit = (1e9, " GB") if record["unit"] == "growth" else (1, " s")
+    measured = [f"{record[name] / scale:.3g}{unit}" for name in ("ours", "theirs")]
+    met = {True: "yes", False: "no", None: ""}[_is_met(record)]
+    same = {True: "; same ids", False: "; OTHER IDS", None: ""}[record.get("same_ids")]
+    return [record["what"] + same, record["variant"], value, record["target"], met, *measured]
+
+
+HEADER = ("what", "variant", "ratio", "to reach", "met", "ours", "against")
+
+
+def _table(records: list[Record]) -> Table:
+    table = Table(*HEADER)
     for record in records:
-        met = _is_met(record["value"], record["target"])
-        unit = " x" if record["measure"] != "share" else ""
-        colour = {True: "green", False: "red", None: "white"}[met]
-        table.add_row(
-            record["row"], record["what"], record["variant"] or "float32",
-            f"[{colour}]{record['value']:.2f}{unit}[/]", record["target"],
-            f"{record['ours']:.3g}", f"{record['theirs']:.3g}",
-        )  # fmt: skip
+        table.add_row(*_cells(record), style="red" if _is_met(record) is False else "")
     return table
 
 
-def _machine() -> dict[str, Any]:
+def _markdown(results: Record) -> str:
+    machine = {key: value for key, value in results.items() if key not in ("rows", "growth")}
+    lines = [f"{key}: {value}  " for key, value in machine.items()]
+    lines += ["", "| " + " | ".join(HEADER) + " |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    lines += ["| " + " | ".join(_cells(record)) + " |" for record in results["rows"]]
+    lines += ["", "![growth](growth.png)", "", "| axis | at | variant | call | floor | ratio |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    for one in results["growth"]:
+        seconds = f"{one['ours']:.3g} s | {one['floor']:.3g} s | {one['ours'] / one['floor']:.2f}"
+        lines.append(f"| {GROWTH_LABELS[one['axis']]} | {one['at']} | {one['variant']} | {seconds} |")
+    return "\n".join(lines) + "\n"
+
+
+def _machine() -> Record:
     import torch
 
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -341,54 +489,49 @@ def _machine() -> dict[str, Any]:
     }
 
 
+def _save(results: Record, output: Path) -> None:
+    """After each comparison: a run may end early."""
+    results |= _machine()
+    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (output / "table.md").write_text(_markdown(results))
+
+
 def main(
-    output: Annotated[Path, typer.Option(help="Folder for results.json, table.txt and growth.png.")] = Path(
-        "build/benchmark"
+    output: Annotated[Path, typer.Option(help="Folder for results.json, table.md and growth.png.")] = Path(
+        "benchmarks/speed"
     ),
-    only: Annotated[list[str] | None, typer.Option(help="Rows whose name starts so; 'step' and 'growth' too.")] = None,
-    repeats: Annotated[int | None, typer.Option(min=1, help="Runs of each side; by default each row's own.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Comparisons whose name starts so, step-B-32, step-L-14 and growth included; may repeat."),
+    ] = None,
     reference: Annotated[Path, typer.Option(help="Where open_clip's environment is, or is made.")] = Path(
         "build/open_clip"
     ),
 ) -> None:
-    """Measures every row, or those that --only picks."""
-
-    def is_wanted(name: str) -> bool:
-        return only is None or any(name.startswith(wanted) for wanted in only)
-
+    """Measures every row, or those that --only picks; results of the others stay as they are."""
     output.mkdir(parents=True, exist_ok=True)
-    console = Console()
     path = output / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {"rows": [], "growth": []}
+    console = Console()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rows = [row for row in _rows(_make_photos(folder)) if is_wanted(row.name)]
-        pythons = {"coca_hf": sys.executable}
-        if any(row.theirs.side == "open_clip" for row in rows):
-            pythons["open_clip"] = _make_reference(reference)
-        jobs = [(row.name, lambda row=row: _measure_row(row, pythons, folder, repeats)) for row in rows]
-        if is_wanted("step"):
-            jobs.append(("step", lambda: _floor_records(folder, repeats or 3)))
-        for job, measure in jobs:
-            records = measure()
-            new = {record["row"] for record in records}
-            results["rows"] = [record for record in results["rows"] if record["row"] not in new] + records
-            _save(results, path)
-            console.print(_table(records))
-        if is_wanted("growth"):
-            results["growth"] = [record for variant in ("", "packed") for record in _growth_records(folder, variant)]
-    _save(results, path)
-    if results["growth"]:
-        _plot(results["growth"], output / "growth.png")
-    table = _table(results["rows"])
-    console.print(table)
-    with (output / "table.txt").open("w") as file:
-        Console(file=file, width=160).print(table)
-
-
-def _save(results: dict[str, Any], path: Path) -> None:
-    """Row by row: a run may end early."""
-    path.write_text(json.dumps({**_machine(), **{key: results[key] for key in ("rows", "growth")}}, indent=1) + "\n")
+        bench = Bench(Path(name), reference)
+        jobs: dict[str, Any] = {}
+        for comparison in _comparisons(_make_photos(bench.folder)):
+            jobs[comparison.name] = lambda comparison=comparison: _compare(comparison, bench)
+        jobs |= {"step-B-32": lambda: _floors(B32, bench), "step-L-14": lambda: _floors(L14, bench)}
+        for job, measure in jobs.items():
+            if only is None or job.startswith(tuple(only)):
+                records = measure()
+                new = {(record["row"], record["what"]) for record in records}
+                kept = [record for record in results["rows"] if (record["row"], record["what"]) not in new]
+                results["rows"] = kept + records
+                _save(results, output)
+                console.print(_table(records))
+        if only is None or "growth".startswith(tuple(only)):
+            results["growth"] = _growth(bench)
+            _plot(results["growth"], output / "growth.png")
+        bench.close()
+    _save(results, output)
 
 
 if __name__ == "__main__":

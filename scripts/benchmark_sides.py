@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `benchmark.py` measures, one side at a time: a process that does a piece of work each time it is asked.
 
-    python benchmark_sides.py SIDE '{"how it is made": value}' CASE '{"argument": value}'
+    python benchmark_sides.py SIDE '{"how it is made": value}'
 
-A line on stdin asks for one run; the answer is a JSON line: seconds, growth of peak memory in bytes, and more where a
-case gives more. Sides: open_clip (in its own environment), coca_hf, and others of transformers' that a row compares.
+A line on stdin, `["case", {"argument": value}]`, asks for one run of a case; the answer is a line of JSON: seconds,
+growth of peak memory in bytes, and what the work gave. Sides: open_clip (in its own environment), coca_hf, and others
+of transformers' that a row compares.
 """
 
 import json
@@ -37,9 +38,9 @@ def captions(count: int, length: int, padded_length: int) -> torch.Tensor:
 
 
 class OpenClip:
-    """open_clip 3.3.0, with the weights of the other side."""
+    """open_clip 3.3.0, with the weights of the other side, or with random ones."""
 
-    def __init__(self, name: str, weights: str):
+    def __init__(self, name: str, weights: str | None, device: str = "cpu", dtype: str = "float32"):
         # Beside CPU torch, torchvision's operators never register; their schemas are all that its Python needs.
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -49,14 +50,17 @@ class OpenClip:
 
         self.library = library
         self.model = open_clip.create_model(name).eval()
-        self.model.load_state_dict(load_file(weights))
+        if weights is not None:
+            self.model.load_state_dict(load_file(weights))
+        self.model.to(device, getattr(torch, dtype))
+        self.images = lambda count: images(count).to(device, getattr(torch, dtype))
 
     def generate(self, batch: int, tokens: int = 30, **options: Any) -> Work:
-        x = images(batch)
+        x = self.images(batch)
         return lambda: self.model.generate(x, seq_len=tokens, min_seq_len=tokens - 1, **options).tolist()
 
     def default_call(self, batch: int) -> Work:
-        x = images(batch)
+        x = self.images(batch)
         return lambda: self.model.generate(x).tolist()
 
     def text_features(self, batch: int, length: int) -> Work:
@@ -64,13 +68,13 @@ class OpenClip:
         return lambda: self._no_grad(lambda: self.model.encode_text(ids)[0, :4].tolist())
 
     def image_features(self, batch: int) -> Work:
-        x = images(batch)
+        x = self.images(batch)
         return lambda: self._no_grad(lambda: self.model.encode_image(x)[0, :4].tolist())
 
     def train_step(self, batch: int, length: int) -> Work:
         from open_clip.loss import CoCaLoss
 
-        x, ids = images(batch), captions(batch, length, 76)
+        x, ids = self.images(batch), captions(batch, length, 76)
         loss = CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0)
 
         def step() -> float:
@@ -90,7 +94,7 @@ class OpenClip:
 class CocaHf:
     """This package, in the variants that a user can choose."""
 
-    def __init__(self, name: str, weights: str, dtype: str = "float32", packed: bool = False, attention: str = "sdpa"):
+    def __init__(self, name: str, weights: str, dtype: str = "float32", packed: bool = False):
         from coca_hf.conversion import open_clip_config
         from coca_hf.modeling_coca import CoCaForCaptioning
         from coca_hf.open_clip import CoCa
@@ -103,9 +107,6 @@ class CocaHf:
             state = CoCa.from_captioner(self.model).state_dict()
             save_file({key: value.contiguous() for key, value in state.items()}, weights)
         self.model.to(getattr(torch, dtype))
-        self.model.set_attn_implementation(
-            {"vision_config": "sdpa", "text_config": attention, "multimodal_config": attention}
-        )
         if packed:
             from coca_hf import pack_weights
 
@@ -137,12 +138,12 @@ class CocaHf:
         x = images(batch).to(self.dtype)
         return lambda: self._features(lambda: self.model.get_image_features(x))
 
-    def train_step(self, batch: int, length: int) -> Work:
+    def train_step(self, batch: int, length: int, **options: Any) -> Work:
         x, ids = images(batch), captions(batch, length, length)
 
         def step() -> float:
             self.model.train().zero_grad()
-            loss = self.model(x, ids, labels=ids).loss
+            loss = self.model(x, ids, labels=ids, **options).loss
             loss.backward()
             return loss.item()
 
@@ -224,15 +225,16 @@ class ImageProcessor:
             from coca_hf.image_processing_coca import CoCaImageProcessor
 
             self.processor = CoCaImageProcessor(**options)
+        self.is_ours = kind != "clip"
 
     def preprocess(self, paths: list[str]) -> Work:
         from PIL import Image
 
-        kind = type(self.processor).__name__
-        is_ours = kind.startswith("CoCa")
-        return lambda: (
-            self.processor(images=list(paths) if is_ours else [Image.open(p).convert("RGB") for p in paths]) and None
-        )
+        def run() -> None:
+            # Each as it is used: ours opens files itself, CLIP's takes them opened.
+            self.processor(images=list(paths) if self.is_ours else [Image.open(p).convert("RGB") for p in paths])
+
+        return run
 
 
 class Import:
@@ -270,12 +272,15 @@ def _measure(work: Work) -> dict[str, Any]:
 
 
 def main() -> None:
-    side, made_with, case, arguments = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
     answers, sys.stdout = sys.stdout, sys.stderr
-    work = getattr(SIDES[side](**made_with), case)(**arguments)
+    side = SIDES[sys.argv[1]](**json.loads(sys.argv[2]))
     print("ready", file=answers, flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(_measure(work)), file=answers, flush=True)
+    works: dict[str, Work] = {}
+    for request in sys.stdin:
+        if request not in works:
+            case, arguments = json.loads(request)
+            works[request] = getattr(side, case)(**arguments)
+        print(json.dumps(_measure(works[request])), file=answers, flush=True)
 
 
 if __name__ == "__main__":

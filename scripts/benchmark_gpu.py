@@ -1,0 +1,215 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Measures coca_ViT-L-14 in bfloat16 on a GPU, in one call: captioning and training, each beside its floor.
+
+    python scripts/benchmark_gpu.py                          # needs about 60 GB of GPU memory for the training step
+    python scripts/benchmark_gpu.py --device cpu --quick     # a tiny model, to see that it runs
+
+Captioning: images per second, greedy and with 6 beams, for one image and for 64, with a dynamic and with a compiled
+static cache; open_clip on the same card; and the floor: the encoder's operations, then for every token the larger of
+weights to read and operations to do, at the bandwidth and the rate that this card reaches in a copy and in a product.
+Training: samples per second and the share of that rate that the model's own operations use.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmark import Call, Process, _make_reference
+from benchmark_sides import captions, images
+from coca_hf.configuration_coca import CoCaConfig
+from coca_hf.conversion import open_clip_config
+from coca_hf.modeling_coca import CoCaForCaptioning
+
+
+MODEL = "coca_ViT-L-14"
+PUBLISHED_SAMPLES_PER_SECOND = 75.5  # one A100 of the pretraining, as LAION reports it
+Record = dict[str, Any]
+
+
+def _quick_config() -> CoCaConfig:
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return CoCaConfig(
+        vision_config={**small, "pooler_hidden_size": 64, "num_pooler_attention_heads": 2},
+        text_config=small,
+        multimodal_config=small,
+        projection_dim=64,
+    )
+
+
+def _seconds(work: Callable[[], Any], device: str, repeats: int) -> float:
+    """Median of `repeats` runs, after two that warm up and compile."""
+
+    def run() -> float:
+        _wait(device)
+        start = time.perf_counter()
+        work()
+        _wait(device)
+        return time.perf_counter() - start
+
+    return statistics.median([run() for _ in range(2 + repeats)][2:])
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.accelerator.synchronize()
+
+
+def _operations(work: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def _rates(device: str, size: int) -> tuple[float, float]:
+    """Operations and bytes per second that a product of (size, size) matrices and a copy reach, in bfloat16."""
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    b, c = torch.randn_like(a), torch.empty_like(a)
+    return (
+        2 * size**3 / _seconds(lambda: torch.mm(a, b, out=c), device, 10),
+        2 * a.nbytes / _seconds(lambda: c.copy_(a), device, 10),
+    )
+
+
+def _floor(model: CoCaForCaptioning, batch: int, beams: int, tokens: int, rates: tuple[float, float]) -> float:
+    """Seconds that captioning cannot go below: see the top of this file."""
+    operations_per_second, bytes_per_second = rates
+    x = images(batch).to(model.device, model.dtype)
+    encoded = model.encode_images(x)
+    encoder = _operations(lambda: model.encode_images(x)) / operations_per_second
+    linears = [module for module in _decoding_layers(model) if isinstance(module, nn.Linear)]
+    num_weights = sum(module.weight.numel() for module in linears)
+    keys_and_values = sum(part.nbytes for pair in encoded.key_values for part in pair)
+    step_bytes = num_weights * model.dtype.itemsize + keys_and_values
+    # Each key and value is multiplied once a row, as a weight is.
+    per_row = num_weights + keys_and_values // model.dtype.itemsize // batch
+    step_operations = 2 * per_row * batch * beams
+    return encoder + tokens * max(step_bytes / bytes_per_second, step_operations / operations_per_second)
+
+
+def _decoding_layers(model: CoCaForCaptioning) -> list[nn.Module]:
+    """What every new token passes through: the text tower, and the decoder but for its image tokens' projections."""
+    skipped = {module for layer in model.decoder.layers for module in _image_projections(layer)}
+    parts = [*model.model.text_model.modules(), *model.decoder.modules(), model.lm_head]
+    return [module for module in parts if module not in skipped]
+
+
+def _image_projections(layer: Any) -> tuple[nn.Module, nn.Module]:
+    attention = layer.cross_attention_layer.cross_attn
+    return attention.k_proj, attention.v_proj
+
+
+def _caption(
+    model: CoCaForCaptioning, batches: tuple[int, ...], tokens: int, rates: tuple[float, float]
+) -> list[Record]:
+    records = []
+    for batch in batches:
+        x = images(batch).to(model.device, model.dtype)
+        for beams in (1, 6):
+            floor = _floor(model, batch, beams, tokens, rates)
+            for cache in ("dynamic", "static"):
+                options: Record = {"num_beams": beams, "max_new_tokens": tokens, "min_new_tokens": tokens}
+                generate = partial(model.generate, x, **options, cache_implementation=cache)
+                seconds = _seconds(generate, model.device.type, 3)
+                record = {"batch": batch, "beams": beams, "side": f"coca_hf, {cache} cache", "floor": batch / floor}
+                records.append({**record, "images_per_second": batch / seconds})
+    return records
+
+
+def _caption_with_open_clip(reference: Path, device: str, batches: tuple[int, ...], tokens: int) -> list[Record]:
+    made_with: Record = {"name": MODEL, "weights": None, "device": device, "dtype": "bfloat16"}
+    process = Process(_make_reference(reference), "open_clip", made_with, {})
+    records = []
+    for batch in batches:
+        for beams, options in (
+            (1, {"generation_type": "top_k", "top_k": 1}),
+            (6, {"num_beams": 6, "num_beam_groups": 3}),
+        ):
+            call = Call("open_clip", "generate", {"batch": batch, "tokens": tokens + 1, **options})
+            seconds = statistics.median([process.run(call)["seconds"] for _ in range(4)][1:])
+            record = {"batch": batch, "beams": beams, "side": "open_clip 3.3.0"}
+            records.append({**record, "floor": None, "images_per_second": batch / seconds})
+    process.close()
+    return records
+
+
+def _train(config: CoCaConfig, device: str, batch: int, length: int, rates: tuple[float, float]) -> Record:
+    """Forward, backward and AdamW, in bfloat16 by autocast."""
+    model = CoCaForCaptioning(config).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=device != "cpu")
+    x, ids = images(batch).to(device), captions(batch, length, length).to(device)
+
+    def forward() -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            return model(x, ids, labels=ids, skip_logits=True).loss
+
+    def step() -> None:
+        forward().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    # The model's own: what is computed a second time, in the backward pass, does not count. Backward is twice forward.
+    with torch.no_grad():
+        operations = 3 * _operations(forward)
+    seconds = _seconds(step, device, 5)
+    return {
+        "batch": batch,
+        "length": length,
+        "samples_per_second": batch / seconds,
+        "published_samples_per_second": PUBLISHED_SAMPLES_PER_SECOND,
+        "model_operations_share": operations / seconds / rates[0],
+    }
+
+
+def _print(results: Record) -> None:
+    table = Table("images", "beams", "side", "images/s", "floor, images/s")
+    for one in results["captioning"]:
+        floor = f"{one['floor']:.1f}" if one["floor"] else ""
+        table.add_row(str(one["batch"]), str(one["beams"]), one["side"], f"{one['images_per_second']:.1f}", floor)
+    console = Console()
+    console.print(table)
+    console.print_json(data={**results["training"], **{key: results[key] for key in ("device", "rates", "versions")}})
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="File for the results.")] = Path("benchmarks/speed/gpu.json"),
+    device: Annotated[str, typer.Option(help="cuda, xpu, or cpu with --quick.")] = "cuda",
+    train_batch: Annotated[int, typer.Option(min=1, help="Samples of a training step.")] = 256,
+    quick: Annotated[bool, typer.Option("--quick", help="A tiny model and no open_clip.")] = False,
+    reference: Annotated[Path, typer.Option(help="Where open_clip's environment is, or is made.")] = Path(
+        "build/open_clip"
+    ),
+) -> None:
+    """Measures everything and writes it to --output."""
+    config = _quick_config() if quick else open_clip_config(MODEL)
+    batches, tokens, length = ((1, 2), 4, 8) if quick else ((1, 64), 30, 76)
+    rates = _rates(device, 256 if quick else 8192)
+    model = CoCaForCaptioning(config).to(device, torch.bfloat16).eval()
+    # Operations are not counted in inference mode.
+    with torch.no_grad():
+        captioning = _caption(model, batches, tokens, rates)
+    del model
+    if not quick:
+        captioning += _caption_with_open_clip(reference, device, batches, tokens)
+    training = _train(config, device, 2 if quick else train_batch, length, rates)
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    results = {"device": name, "rates": {"operations_per_second": rates[0], "bytes_per_second": rates[1]}}
+    results |= {"versions": {"torch": torch.__version__}, "captioning": captioning, "training": training}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(results, indent=1) + "\n")
+    _print(results)
+
+
+if __name__ == "__main__":
+    typer.run(main)
