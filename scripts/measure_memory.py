@@ -51,11 +51,11 @@ def make_inputs(folder: Path, number: int) -> None:
 
 
 def memory_of(process: psutil.Process) -> int:
-    """Bytes that a process and its children hold; of pages that several share, each counts its part."""
+    """Resident bytes of a process and its children, pages that several share counted for each."""
     total = 0
     for each in [process, *process.children(recursive=True)]:
         try:
-            total += each.memory_full_info().pss
+            total += each.memory_info().rss
         except psutil.Error:
             continue  # it has just ended
     return total
