@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures this package against open_clip and others, from nothing: prints a table, writes JSON and plots.
 
-    python scripts/benchmark.py                    # everything into benchmarks/speed, about 25 minutes on two cores
+    pip install -e '.[dev,benchmark]'
+    python scripts/benchmark.py                    # everything into benchmarks/speed, about half an hour on two cores
     python scripts/benchmark.py --only text --only growth
 
 The sides of a comparison are processes that are kept alive and asked in turn; figures are medians. Weights are random,
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 import typer
 from PIL import Image
 from rich.console import Console
@@ -43,7 +45,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bfloat16": {"dtype": "bfloat16"},
     "bfloat16, packed": {"dtype": "bfloat16", "packed": True},
 }
-EVERY, FLOAT32 = tuple(VARIANTS), tuple(VARIANTS)[:2]
+FLOAT32 = ("float32", "float32, packed")
+# Without instructions for it, a processor takes many times as long in bfloat16: no one would choose it there.
+HAS_BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+EVERY = tuple(VARIANTS) if HAS_BFLOAT16 else FLOAT32
+# What a user can switch on besides.
+OPTIONS: dict[str, dict[str, Any]] = {
+    **{name: VARIANTS[name] for name in EVERY},
+    "compiled, static cache": {"compiled": True},
+    "int8 weights, by torchao": {"int8": True},
+}
 DIVERSE = {"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 0.5}
 # glibc keeps freed blocks of up to 32 MB, so that a peak would depend on the order of allocations.
 MEMORY_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
@@ -249,8 +260,8 @@ class Bench:
         made_with = dict(call.made_with)
         if "name" in made_with:
             made_with["weights"] = str(self.folder / f"{made_with['name']}.safetensors")
-        if call.side == "coca_hf":
-            made_with |= VARIANTS[variant]
+        if call.side in ("coca_hf", "bundled"):
+            made_with |= {**VARIANTS, **OPTIONS}[variant]
         python = _make_reference(self.reference) if call.side == "open_clip" else sys.executable
         return Process(python, call.side, made_with, environment or {})
 
@@ -360,7 +371,7 @@ def _coca(model: str, case: str, **arguments: Any) -> Call:
 def _floors(model: str, bench: Bench) -> list[Record]:
     """A decoding step against its own products, and what a call spends outside encoder and steps."""
     records = []
-    for variant in VARIANTS:
+    for variant in EVERY:
         step, products = _coca(model, "decoding_step", batch=2, beams=6), _coca(model, "products", rows=12)
         call, encode = _coca(model, "generate", batch=2, **DIVERSE), _coca(model, "encode", batch=2)
         process = bench.process(step, variant)
@@ -380,6 +391,29 @@ def _floors(model: str, bench: Bench) -> list[Record]:
         seconds = d["seconds"] + 29 * b["seconds"]
         records.append(floor | {"value": c["seconds"] / seconds, "ours": c["seconds"], "theirs": seconds})
     return records
+
+
+def _options(bench: Bench) -> list[Record]:
+    """What each option brings, and what it does to 1,000 captions of the bundled model."""
+    call = _coca(B32, "generate", batch=2, num_beams=6)
+    processes = [bench.process(call, option) for option in OPTIONS]
+    seconds = [one["seconds"] for one in _in_turn([(process, call) for process in processes], 3)]
+    bench.close()
+    caption = Call("bundled", "captions", {"count": 1000})
+    captions = []
+    for option in OPTIONS:
+        captions.append(bench.process(caption, option).run(caption)["result"])
+        bench.close()
+    plain = captions[0]["texts"]
+    return [
+        {
+            "option": option,
+            "speed": seconds[0] / took,
+            "captions_right": found["right"],
+            "captions_changed": sum(a != b for a, b in zip(found["texts"], plain, strict=True)),
+        }
+        for option, took, found in zip(OPTIONS, seconds, captions, strict=True)
+    ]
 
 
 GROWTH = {
@@ -462,10 +496,18 @@ def _table(records: list[Record]) -> Table:
 
 
 def _markdown(results: Record) -> str:
-    machine = {key: value for key, value in results.items() if key not in ("rows", "growth")}
+    machine = {key: value for key, value in results.items() if key not in ("rows", "options", "growth")}
     lines = [f"{key}: {value}  " for key, value in machine.items()]
     lines += ["", "| " + " | ".join(HEADER) + " |", "| --- | --- | --- | --- | --- | --- | --- |"]
     lines += ["| " + " | ".join(_cells(record)) + " |" for record in results["rows"]]
+    lines += [
+        "",
+        f"| option ({B32}, 2 images, 6 beams, 30 tokens) | speed | bundled model: captions right | changed |",
+    ]
+    lines += ["| --- | --- | --- | --- |"]
+    for one in results["options"]:
+        effect = f"{one['captions_right']:.1%} | {one['captions_changed']} of 1,000"
+        lines.append(f"| {one['option']} | {one['speed']:.2f} | {effect} |")
     lines += ["", "![growth](growth.png)", "", "| axis | at | variant | call | floor | ratio |"]
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for one in results["growth"]:
@@ -475,8 +517,6 @@ def _markdown(results: Record) -> str:
 
 
 def _machine() -> Record:
-    import torch
-
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     packages = ("coca-hf", "torch", "transformers", "pillow")
     return {
@@ -484,6 +524,7 @@ def _machine() -> Record:
         "processor": names[0].split(":")[1].strip() if names else platform.processor(),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16 in hardware": HAS_BFLOAT16,
         "versions": {name: version(name) for name in packages} | {"open_clip_torch": "3.3.0"},
         "python": platform.python_version(),
     }
@@ -502,7 +543,9 @@ def main(
     ),
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Comparisons whose name starts so, step-B-32, step-L-14 and growth included; may repeat."),
+        typer.Option(
+            help="Comparisons whose name starts so, step-B-32, step-L-14, options and growth too; may repeat."
+        ),
     ] = None,
     reference: Annotated[Path, typer.Option(help="Where open_clip's environment is, or is made.")] = Path(
         "build/open_clip"
@@ -511,7 +554,8 @@ def main(
     """Measures every row, or those that --only picks; results of the others stay as they are."""
     output.mkdir(parents=True, exist_ok=True)
     path = output / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {"rows": [], "growth": []}
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results = {"rows": [], "options": [], "growth": []} | results
     console = Console()
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name), reference)
@@ -527,6 +571,9 @@ def main(
                 results["rows"] = kept + records
                 _save(results, output)
                 console.print(_table(records))
+        if only is None or "options".startswith(tuple(only)):
+            results["options"] = _options(bench)
+            _save(results, output)
         if only is None or "growth".startswith(tuple(only)):
             results["growth"] = _growth(bench)
             _plot(results["growth"], output / "growth.png")

@@ -11,6 +11,7 @@ of transformers' that a row compares.
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,10 +92,33 @@ class OpenClip:
             return work()
 
 
+def _with_options(
+    model: Any, dtype: str = "float32", packed: bool = False, int8: bool = False, compiled: bool = False
+) -> tuple[Any, dict[str, Any]]:
+    """The model as the options have it, and what its `generate()` is to be called with."""
+    model = model.to(getattr(torch, dtype))
+    if packed:
+        from coca_hf import pack_weights
+
+        pack_weights(model)
+    if int8:
+        from torchao.quantization import Int8WeightOnlyConfig
+        from transformers import TorchAoConfig
+
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            quantization = TorchAoConfig(Int8WeightOnlyConfig())
+            model = type(model).from_pretrained(folder, quantization_config=quantization).eval()
+    if compiled:
+        model.forward = torch.compile(model.forward)
+        return model, {"cache_implementation": "static"}
+    return model, {}
+
+
 class CocaHf:
     """This package, in the variants that a user can choose."""
 
-    def __init__(self, name: str, weights: str, dtype: str = "float32", packed: bool = False):
+    def __init__(self, name: str, weights: str, **options: Any):
         from coca_hf.conversion import open_clip_config
         from coca_hf.modeling_coca import CoCaForCaptioning
         from coca_hf.open_clip import CoCa
@@ -106,11 +130,7 @@ class CocaHf:
 
             state = CoCa.from_captioner(self.model).state_dict()
             save_file({key: value.contiguous() for key, value in state.items()}, weights)
-        self.model.to(getattr(torch, dtype))
-        if packed:
-            from coca_hf import pack_weights
-
-            pack_weights(self.model)
+        self.model, self.generate_options = _with_options(self.model, **options)
         self.wrapped = CoCa.from_captioner(self.model)
 
     @property
@@ -120,7 +140,7 @@ class CocaHf:
     def generate(self, batch: int, tokens: int = 30, **options: Any) -> Work:
         x = images(batch).to(self.dtype)
         lengths = {"max_length": tokens, "min_length": tokens - 1}
-        return lambda: self.model.generate(x, **lengths, **options).tolist()
+        return lambda: self.model.generate(x, **lengths, **self.generate_options, **options).tolist()
 
     def default_call(self, batch: int) -> Work:
         x = images(batch).to(self.dtype)
@@ -198,6 +218,28 @@ class CocaHf:
         return multiply
 
 
+class Bundled:
+    """The bundled model on drawn scenes: what an option does to captions that can be checked."""
+
+    def __init__(self, **options: Any) -> None:
+        import coca_hf
+        from scene_metrics import SceneModel
+
+        self.scenes = SceneModel.load(str(coca_hf.bundled_model()))
+        self.scenes.model, generate_options = _with_options(self.scenes.model, **options)
+        self.scenes.model.generation_config.update(**generate_options)
+
+    def captions(self, count: int) -> Work:
+        from scenes import parse_caption, render, scenes
+
+        def caption() -> dict[str, Any]:
+            texts = self.scenes.captions(map(render, scenes("test", count)))
+            right = [parse_caption(t) == s.facts for t, s in zip(texts, scenes("test", count), strict=True)]
+            return {"texts": texts, "right": sum(right) / count}
+
+        return caption
+
+
 class Blip:
     """transformers' BLIP-base, random weights."""
 
@@ -249,6 +291,7 @@ class Import:
 SIDES = {
     "open_clip": OpenClip,
     "coca_hf": CocaHf,
+    "bundled": Bundled,
     "blip": Blip,
     "image_processor": ImageProcessor,
     "import": Import,
