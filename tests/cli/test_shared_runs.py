@@ -1,0 +1,188 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes, or Ray, give what one process gives, and a lost one costs nothing but time."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from coca_hf.captioning import parts as parts_module
+from coca_hf.cli import main
+
+
+@pytest.fixture
+def small_blocks(monkeypatch) -> None:
+    monkeypatch.setattr(parts_module.make_blocks, "__defaults__", (2,))
+
+
+@pytest.fixture
+def photos(images) -> list[str]:
+    return [*images, "gone.png", images[0], images[1]]
+
+
+@pytest.fixture
+def as_process(coca, monkeypatch):
+    """One of several processes, as `accelerate launch` starts them."""
+
+    def run(rank: int, number: int, *arguments: str):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", str(number))
+        try:
+            return coca(*arguments)
+        finally:
+            monkeypatch.delenv("WORLD_SIZE")
+
+    return run
+
+
+BOTH = ["caption", "--output", "out.jsonl", "--embeddings", "out.parquet"]
+SHARD = ["caption", "--output", "out.tar"]
+ARRAY = ["embed", "--output", "out.npy"]
+
+
+def contents() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path().glob("out*")}
+
+
+@pytest.mark.parametrize("arguments", [BOTH, SHARD, ARRAY], ids=["captions and embeddings", "shard", "array"])
+def test_two_processes_give_what_one_gives(coca, as_process, model, photos, small_blocks, arguments):
+    arguments = [*arguments, *photos, "--model", model, "--batch-size", "2", "--workers", "0"]
+    second = as_process(1, 2, *arguments)
+    first = as_process(0, 2, *arguments)
+    shared = contents()
+    for path in Path().glob(".out*"):
+        path.unlink()
+    for name in shared:
+        Path(name).unlink()
+    alone = coca(*arguments)
+    assert (second.code, first.code, alone.code) == (0, 1, 1)
+    assert second.out == second.err == ""
+    assert shared == contents()
+    assert "gone.png: no such file or folder" in first.err
+    assert "5 images, 1 failed, in " in first.err
+    assert not Path(f"{min(shared)}.parts").exists()
+
+
+def test_a_finished_run_is_not_done_again(as_process, model, photos, small_blocks, monkeypatch):
+    arguments = [*BOTH, *photos, "--model", model]
+    for rank in (1, 0):
+        as_process(rank, 2, *arguments)
+    before = contents()
+    monkeypatch.setattr("coca_hf.captioning.tasks.CaptionTask", None)
+    again = [as_process(rank, 2, *arguments) for rank in (1, 0)]
+    assert [result.code for result in again] == [0, 1]
+    assert "5 images, 1 failed, in " in again[1].err
+    assert contents() == before
+
+
+def test_a_run_that_ended_goes_on_with_the_parts_that_are_missing(as_process, model, photos, small_blocks):
+    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl"]
+    as_process(1, 2, *arguments)
+    as_process(0, 2, *arguments)
+    whole = contents()
+    for path in Path().glob("*out*"):
+        path.unlink()
+    as_process(1, 2, *arguments)
+    # With another number of processes, it is one process that has to do the rest.
+    rest = as_process(0, 2, *arguments)
+    assert contents() == whole
+    assert "5 images, 1 failed" in rest.err
+
+
+def test_other_options_do_not_mix_with_parts_that_are_there(as_process, model, photos, small_blocks):
+    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl"]
+    os.mkdir("out.jsonl.parts")
+    as_process(1, 2, *arguments)
+    parts_module.Parts("out.jsonl.parts").note.write({"command": "caption", "num_beams": 3}, "running")
+    for rank in (1, 0):
+        result = as_process(rank, 2, *arguments)
+        assert result.code == 2
+        assert "was made with another num-beams" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ray"], "work that is shared needs a file for its --output"),
+        (["--ray", "--output", "-"], "work that is shared needs a file for its --output"),
+        (["--ray", "--output", "o.jsonl", "--report", "r.html"], "--report is for a run of one process"),
+        (["--ray-workers", "2"], "belong to --ray"),
+        (["--ray", "--ray-gpus", "-1"], "--ray-gpus is 0 or more"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_at_once(coca, images, arguments, message):
+    result = coca("caption", *images, *arguments)
+    assert result.code == 2
+    assert message in result.err
+
+
+def test_ray_goes_without_an_address_in_front_of_paths(coca, images, monkeypatch):
+    asked = []
+    monkeypatch.setattr("coca_hf.cli.options.ray_choice", lambda ray, *rest: asked.append(ray))
+    for words in (["--ray", *images], [*images, "--ray"], ["--ray", "auto", *images], ["--ray", "10.0.0.1:6379", "x"]):
+        main(["caption", "--output", "missing/o.jsonl", *words])
+    assert asked == ["local", "local", "auto", "10.0.0.1:6379"]
+
+
+@pytest.mark.slow
+def test_accelerate_launches_it(coca, model, photos):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    arguments = ["caption", *photos, "--model", model, "--workers", "0", "--output", "out.jsonl"]
+    subprocess.run([*launch, "-m", "coca_hf.cli", *arguments], capture_output=True, timeout=300, check=False)
+    shared = Path("out.jsonl").read_bytes()
+    Path("out.jsonl").unlink()
+    assert coca(*arguments).code == 1
+    assert shared == Path("out.jsonl").read_bytes()
+
+
+@pytest.fixture
+def shards(folder) -> list[str]:
+    """Each a block of its own, and enough in them to be caught in the middle."""
+    for number in range(30):
+        Image.effect_noise((24, 24), 5 * number).save(f"{number:03d}.png")
+    Path("030.png").write_bytes(b"not an image")
+    names = [f"shard-{number}.tar" for number in range(8)]
+    subprocess.run(["tar", "cf", names[0], *sorted(os.listdir())], check=True)
+    for name in names[1:]:
+        shutil.copyfile(names[0], name)
+    return names
+
+
+def ray_workers(run: subprocess.Popen) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(run.pid).children(recursive=True):
+        try:
+            if "MapWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue  # it has just ended
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_ray_worker_costs_time_alone(coca, command, model, shards):
+    arguments = ["caption", *shards, "--model", model, "--batch-size", "4", "--max-new-tokens", "9"]
+    with open("log", "w") as log:
+        run = subprocess.Popen([*command, *arguments, "--output", "out.jsonl", "--ray"], stderr=log)
+        end = time.monotonic() + 120
+        while not list(Path().glob("out.jsonl.parts/*.jsonl")):
+            assert time.monotonic() < end
+            assert run.poll() is None
+            time.sleep(0.02)
+        (worker,) = ray_workers(run)
+        worker.send_signal(signal.SIGKILL)
+        code = run.wait(timeout=180)
+    assert coca(*arguments, "--workers", "0", "--output", "alone.jsonl").code == code == 1
+    assert Path("out.jsonl").read_bytes() == Path("alone.jsonl").read_bytes()
+    said = Path("log").read_text().splitlines()
+    assert all(line.startswith("coca-hf caption: ") for line in said), said
+    assert "240 images, 8 failed, in " in said[-1]
+    assert worker.pid not in [process.pid for process in psutil.process_iter()]
