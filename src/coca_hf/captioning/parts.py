@@ -134,10 +134,8 @@ class Parts:
     def begin(self, made_with: MadeWith) -> None:
         """Makes the folder. Parts in it that were made with other choices are refused."""
         self.check(made_with)
-        self.make()
+        # First, for parts without it would be nobody's.
         self.note.write(made_with, "running")
-
-    def make(self) -> None:
         try:
             os.makedirs(self.folder, exist_ok=True)
         except OSError as error:

@@ -169,10 +169,13 @@ class _Run:
         if self._was_finished(parts, made_with, inputs, outputs):
             return
         with as_usage_error():
-            parts.check(made_with) if rank else parts.begin(made_with)
+            parts.check(made_with)
         sizes = [block.size for block in blocks]
         self.expected = InputCount(None if None in sizes else sum(size or 0 for size in sizes), True)
         there, todo = parts.sort(blocks if session.ray else blocks[rank::number])
+        # Whoever comes first; but who is late and has nothing to do would leave an empty folder behind.
+        if todo or not rank:
+            parts.begin(made_with)
         for part in there:
             self.tally.add_part(part)
         if there and not session.quiet and not rank:
@@ -231,7 +234,6 @@ class _Run:
             workers = max(default_workers() // number, 1)
         if not blocks:
             return
-        parts.make()
         task = _LateTask(self.session.job)
         with as_usage_error():
             task.load()
