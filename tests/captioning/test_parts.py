@@ -114,6 +114,16 @@ def test_a_part_says_how_long_the_model_ran(parts):
     assert parts.done(blocks_of(PATHS, 4)[0]).seconds == 0
 
 
+def test_a_caption_that_looks_like_an_error_is_none(parts):
+    class Liar(WidthTask):
+        def process(self, prepared: list[int]) -> list[str]:
+            return ['"error": "none"' for _ in prepared]
+
+    (block,) = blocks_of(PATHS, 4)
+    parts.do(block, Liar(), 4)
+    assert counts(parts.done(block)) == (0, 4, 0)
+
+
 def test_records_come_back_with_captions_vectors_and_errors(parts):
     (block,) = blocks_of([PATHS[2], "gone.png", PATHS[0]], 3)
     parts.do(block, WidthVectors(), 2)

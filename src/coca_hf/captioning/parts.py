@@ -154,7 +154,8 @@ class Parts:
         """None where it is still to be done."""
         try:
             with open(self._lines_path(block), "rb") as file:
-                errors = ["error" in json.loads(line) for line in file]
+                # Inside a text, quotes are escaped. Parsing a billion lines would take an hour.
+                errors = [b'"error": ' in line for line in file]
         except FileNotFoundError:
             return None
         return Part(block.number, len(errors), sum(errors))
