@@ -129,6 +129,31 @@ def test_what_cannot_be_shared_is_refused_at_once(coca, images, arguments, messa
     assert message in result.err
 
 
+def test_one_of_several_processes_says_why_it_needs_a_file(as_process, images):
+    result = as_process(0, 2, "caption", *images)
+    assert result.code == 2
+    assert "this is one of 2 processes (WORLD_SIZE says so): work that is shared needs a file" in result.err
+
+
+def test_classify_is_for_one_process(as_process, images):
+    result = as_process(0, 2, "classify", *images, "--labels", "a,b")
+    assert result.code == 2
+    assert "classify runs in one" in result.err
+
+
+def test_a_run_that_is_interrupted_says_where_its_records_are(as_process, model, photos, small_blocks, monkeypatch):
+    def stop(self, prepared):
+        raise KeyboardInterrupt
+
+    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl", "--workers", "0"]
+    as_process(1, 2, *arguments)
+    monkeypatch.setattr("coca_hf.captioning.tasks.CaptionTask.process", stop)
+    assert as_process(2, 3, *arguments).err == ""
+    result = as_process(0, 1 + 1, *arguments)
+    assert result.code == 130
+    assert result.err.splitlines()[-1] == "coca-hf caption: stopped after 0 of 6 inputs"
+
+
 def test_ray_goes_without_an_address_in_front_of_paths(coca, images, monkeypatch):
     asked = []
     monkeypatch.setattr("coca_hf.cli.options.ray_choice", lambda ray, *rest: asked.append(ray))
@@ -172,22 +197,40 @@ def ray_workers(run: subprocess.Popen) -> list[psutil.Process]:
     return found
 
 
+def wait_for(condition, run: subprocess.Popen) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        assert run.poll() is None
+        time.sleep(0.02)
+
+
+def parts_there() -> set[str]:
+    return {path.name for path in Path().glob("out.jsonl.parts/*.jsonl")}
+
+
 @pytest.mark.slow
-def test_a_killed_ray_worker_costs_time_alone(coca, command, model, shards):
+def test_neither_an_interruption_nor_a_killed_ray_worker_costs_more_than_time(coca, command, model, shards):
     arguments = ["caption", *shards, "--model", model, "--batch-size", "4", "--max-new-tokens", "9"]
     with open("log", "w") as log:
-        run = subprocess.Popen([*command, *arguments, "--output", "out.jsonl", "--ray"], stderr=log)
-        end = time.monotonic() + 120
-        while not list(Path().glob("out.jsonl.parts/*.jsonl")):
-            assert time.monotonic() < end
-            assert run.poll() is None
-            time.sleep(0.02)
-        (worker,) = ray_workers(run)
+        on_ray = [*command, *arguments, "--output", "out.jsonl", "--ray"]
+        first = subprocess.Popen(on_ray, stderr=log)
+        wait_for(parts_there, first)
+        family = psutil.Process(first.pid).children(recursive=True)
+        first.send_signal(signal.SIGINT)
+        assert first.wait(timeout=30) == 130
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert alive == []
+        there = parts_there()
+        second = subprocess.Popen(on_ray, stderr=log)
+        wait_for(lambda: parts_there() > there, second)
+        (worker,) = ray_workers(second)
         worker.send_signal(signal.SIGKILL)
-        code = run.wait(timeout=180)
-    assert coca(*arguments, "--workers", "0", "--output", "alone.jsonl").code == code == 1
+        assert second.wait(timeout=180) == 1
+    assert coca(*arguments, "--workers", "0", "--output", "alone.jsonl").code == 1
     assert Path("out.jsonl").read_bytes() == Path("alone.jsonl").read_bytes()
     said = Path("log").read_text().splitlines()
     assert all(line.startswith("coca-hf caption: ") for line in said), said
+    interrupted = "their records are in out.jsonl.parts; the same command continues"
+    assert [line for line in said if line.endswith(interrupted)]
     assert "240 images, 8 failed, in " in said[-1]
-    assert worker.pid not in [process.pid for process in psutil.process_iter()]

@@ -69,6 +69,7 @@ class _Run:
     def __init__(self, session: Session):
         self.session = session
         self.started = time.monotonic()
+        self.places = session.places
         self.expected = InputCount(0, False)
         self.tally = _Tally()
         self.clock = Clock()
@@ -162,6 +163,7 @@ class _Run:
         session = self.session
         outputs = [*session.places, *session.products]
         parts = Parts(f"{outputs[0]}.parts")
+        self.places = [parts.folder]
         made_with = session.job.made_with(session.batch_size)
         made_with["embeddings"] = getattr(session.job, "embeddings", False)
         blocks = list(make_blocks(session.inputs))
@@ -269,7 +271,7 @@ class _Run:
             yield "stopped while looking for inputs"
             return
         yield f"stopped after {done:,} of {count(total, 'input')}" if total is not None else f"stopped after {done:,}"
-        written, awaited = self.session.places, self.session.products
+        written, awaited = self.places, self.session.products
         if written and done:
             yield f"their records are in {' and '.join(written)}"
         for path in awaited:
@@ -319,10 +321,12 @@ def files(output: str | None) -> list[str]:
 
 def check_shared(ray: RayChoice | None, output: str | None, report: str | None = None) -> None:
     """Raises `UsageError` where the work is to be shared by processes, and what is asked for cannot be shared."""
-    if ray is None and processes()[1] == 1:
+    number = processes()[1]
+    if ray is None and number == 1:
         return
     if not files(output) or (output is not None and os.path.exists(output) and not os.path.isfile(output)):
-        raise UsageError("work that is shared needs a file for its --output")
+        why = "" if ray else f"this is one of {number} processes (WORLD_SIZE says so): "
+        raise UsageError(f"{why}work that is shared needs a file for its --output")
     if report is not None:
         raise UsageError("--report is for a run of one process: leave it out")
 
