@@ -62,10 +62,10 @@ class Reader:
         return Prepared(item, self.prepare(image), self.picture(image) if self.picture else None)
 
 
-def default_workers() -> int:
-    """As many as there are processors for this process, 16 at most."""
+def default_workers(sharing: int = 1) -> int:
+    """As many as there are processors for this process, which it has alone or with others; 16 at most."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores or 1, 16)
+    return min(max((cores or 1) // sharing, 1), 16)
 
 
 class IdleProcesses:

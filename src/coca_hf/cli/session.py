@@ -26,7 +26,7 @@ from ..captioning.text import count, duration, printable
 from ..captioning.workers import IdleProcesses, default_workers, start_early
 from . import console
 from .console import UsageError, as_usage_error, complain, progress
-from .options import RayChoice, processes
+from .options import RayChoice, processes, processes_here
 
 
 # Up to so many images, processes that read them cost more time than they save.
@@ -169,6 +169,8 @@ class _Run:
         blocks = list(make_blocks(session.inputs))
         inputs = digest(block.name for block in blocks)
         if self._was_finished(parts, made_with, inputs, outputs):
+            # What ended the run between its last two steps.
+            parts.remove()
             return
         with as_usage_error():
             parts.check(made_with)
@@ -184,7 +186,7 @@ class _Run:
             complain(f"continues behind {count(self.tally.total, 'record')} that are there already")
         with progress(session.quiet or rank > 0) as shown:
             shown.begin(self.expected.total, self.tally.total)
-            made = self._on_ray(todo, parts) if session.ray else self._by_rank(todo, parts, number)
+            made = self._on_ray(todo, parts) if session.ray else self._by_rank(todo, parts)
             others = [] if session.ray or rank else [block for block in blocks if block.number % number]
             for part in chain(made, _wait_for(others, parts)):
                 self.tally.add_part(part)
@@ -230,12 +232,14 @@ class _Run:
         except ModelError as error:
             raise UsageError(str(error)) from error
 
-    def _by_rank(self, blocks: Sequence[Block], parts: Parts, number: int) -> Iterator[Part]:
+    def _by_rank(self, blocks: Sequence[Block], parts: Parts) -> Iterator[Part]:
         workers = self.session.workers
         if workers is None:
-            workers = max(default_workers() // number, 1)
+            workers = default_workers(processes_here())
         if not blocks:
             return
+        if workers:
+            start_early()
         task = _LateTask(self.session.job)
         with as_usage_error():
             task.load()
