@@ -73,7 +73,7 @@ def test_two_processes_give_what_one_gives(coca, as_process, model, photos, smal
 
 
 def test_a_finished_run_is_not_done_again(as_process, model, photos, small_blocks, monkeypatch):
-    arguments = [*BOTH, *photos, "--model", model]
+    arguments = [*BOTH, *photos, "--model", model, "--workers", "0"]
     for rank in (1, 0):
         as_process(rank, 2, *arguments)
     before = contents()
@@ -87,7 +87,7 @@ def test_a_finished_run_is_not_done_again(as_process, model, photos, small_block
 def test_a_run_that_ended_goes_on_with_the_parts_that_are_missing_in_other_numbers(
     coca, as_process, model, photos, small_blocks, monkeypatch
 ):
-    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl"]
+    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl", "--workers", "0"]
     as_process(2, 3, *arguments)
     as_process(1, 2, *arguments)
     done = []
@@ -103,7 +103,7 @@ def test_a_run_that_ended_goes_on_with_the_parts_that_are_missing_in_other_numbe
 
 
 def test_other_options_do_not_mix_with_parts_that_are_there(as_process, model, photos, small_blocks):
-    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl"]
+    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl", "--workers", "0"]
     os.mkdir("out.jsonl.parts")
     as_process(1, 2, *arguments)
     parts_module.Parts("out.jsonl.parts").note.write({"command": "caption", "num_beams": 3}, "running")
@@ -119,6 +119,7 @@ def test_other_options_do_not_mix_with_parts_that_are_there(as_process, model, p
         (["--ray"], "work that is shared needs a file for its --output"),
         (["--ray", "--output", "-"], "work that is shared needs a file for its --output"),
         (["--ray", "--output", "o.jsonl", "--report", "r.html"], "--report is for a run of one process"),
+        (["--ray", "--output", "o.jsonl", "--streaming"], "--streaming is for a run of one process"),
         (["--ray-workers", "2"], "belong to --ray"),
         (["--ray", "--ray-gpus", "-1"], "--ray-gpus is 0 or more"),
     ],

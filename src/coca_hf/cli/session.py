@@ -174,32 +174,41 @@ class _Run:
             return
         with as_usage_error():
             parts.check(made_with)
-        sizes = [block.size for block in blocks]
-        self.expected = InputCount(None if None in sizes else sum(size or 0 for size in sizes), True)
-        there, todo = parts.sort(blocks if session.ray else blocks[rank::number])
+        with progress(session.quiet or rank > 0) as shown:
+            self._make_parts(blocks, parts, made_with, rank, number, shown)
+            if rank:
+                return
+            with shown.aside():
+                self._put_together(blocks, parts)
+        facts = {"inputs": inputs, "images": self.tally.done, "failed": self.tally.failed}
+        facts["sizes"] = {path: os.path.getsize(path) for path in outputs}
+        parts.note.write(made_with, "finished", facts)
+        parts.remove()
+
+    def _make_parts(
+        self, blocks: Sequence[Block], parts: Parts, made_with: MadeWith, rank: int, number: int, shown: Any
+    ) -> None:
+        """Those that are this process's, and of the first process, until those of the others are there as well."""
+        on_ray = self.session.ray is not None
+        there, todo = parts.sort(blocks if on_ray else blocks[rank::number])
         # Whoever comes first; but who is late and has nothing to do would leave an empty folder behind.
         if todo or not rank:
             parts.begin(made_with)
         for part in there:
             self.tally.add_part(part)
-        if there and not session.quiet and not rank:
-            complain(f"continues behind {count(self.tally.total, 'record')} that are there already")
-        with progress(session.quiet or rank > 0) as shown:
-            shown.begin(self.expected.total, self.tally.total)
-            made = self._on_ray(todo, parts) if session.ray else self._by_rank(todo, parts)
-            others = [] if session.ray or rank else [block for block in blocks if block.number % number]
-            for part in chain(made, _wait_for(others, parts)):
-                self.tally.add_part(part)
-                self.seconds += part.seconds
-                self.model_seconds += part.model_seconds
-                shown.advance(part.records)
-            if rank:
-                return
-            self._put_together(blocks, parts)
-        facts = {"inputs": inputs, "images": self.tally.done, "failed": self.tally.failed}
-        facts["sizes"] = {path: os.path.getsize(path) for path in outputs}
-        parts.note.write(made_with, "finished", facts)
-        parts.remove()
+        if there and not self.session.quiet and not rank:
+            with shown.aside():
+                complain(f"continues behind {count(self.tally.total, 'record')} that are there already")
+        sizes = [block.size for block in blocks]
+        self.expected = InputCount(None if None in sizes else sum(size or 0 for size in sizes), True)
+        shown.begin(self.expected.total, self.tally.total)
+        made = self._on_ray(todo, parts) if on_ray else self._by_rank(todo, parts)
+        others = [] if on_ray or rank else [block for block in blocks if block.number % number]
+        for part in chain(made, _wait_for(others, parts)):
+            self.tally.add_part(part)
+            self.seconds += part.seconds
+            self.model_seconds += part.model_seconds
+            shown.advance(part.records)
 
     def _was_finished(self, parts: Parts, made_with: MadeWith, inputs: str, outputs: Sequence[str]) -> bool:
         """By the same command, some time ago."""
@@ -323,7 +332,9 @@ def files(output: str | None) -> list[str]:
     return [] if output in (None, STDOUT) else [str(output)]
 
 
-def check_shared(ray: RayChoice | None, output: str | None, report: str | None = None) -> None:
+def check_shared(
+    ray: RayChoice | None, output: str | None, report: str | None = None, *, streaming: bool = False
+) -> None:
     """Raises `UsageError` where the work is to be shared by processes, and what is asked for cannot be shared."""
     number = processes()[1]
     if ray is None and number == 1:
@@ -333,6 +344,8 @@ def check_shared(ray: RayChoice | None, output: str | None, report: str | None =
         raise UsageError(f"{why}work that is shared needs a file for its --output")
     if report is not None:
         raise UsageError("--report is for a run of one process: leave it out")
+    if streaming:
+        raise UsageError("--streaming is for a run of one process: the rows are not known, so they cannot be shared")
 
 
 class _LateTask:
