@@ -1,6 +1,6 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Kill workers of a run on a Ray of its own, then the command itself, continue it, and compare it with a quiet run.
+"""Kill workers of a run on a Ray of its own, interrupt it, continue it, and compare it with a quiet run.
 
 Inputs are tar shards, each a block of work. Nothing may be lost or doubled, and what was written stays written.
 """
@@ -74,7 +74,7 @@ def wait_until(condition: Callable[[], bool], run: subprocess.Popen[bytes]) -> N
 
 
 def lose_workers(arguments: list[str], output: Path, places: list[int], log: Path) -> list[dict[str, Any]]:
-    """Starts the command, and kills a worker, the last time the command itself, at so many parts that are written."""
+    """Starts the command, and kills a worker at so many parts that are written; the last time it is Ctrl-C for all."""
     losses = []
     with open(log, "a") as stderr:
         process = subprocess.Popen(arguments, stderr=stderr)
@@ -83,9 +83,13 @@ def lose_workers(arguments: list[str], output: Path, places: list[int], log: Pat
             workers_of(process)[0].send_signal(signal.SIGKILL)
             losses.append({"lost": "a worker", "parts": parts_in(output)})
         wait_until(lambda: parts_in(output) >= places[-1], process)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        losses.append({"lost": "the command", "parts": parts_in(output)})
+        family, sent = psutil.Process(process.pid).children(recursive=True), time.monotonic()
+        process.send_signal(signal.SIGINT)
+        code = process.wait(timeout=60)
+        seconds = round(time.monotonic() - sent, 2)
+        _, orphans = psutil.wait_procs(family, timeout=20)
+        interruption = {"exit_code": code, "ended_within_seconds": seconds, "orphans": len(orphans)}
+        losses.append({"lost": "the command, by Ctrl-C", "parts": parts_in(output), **interruption})
     return losses
 
 
@@ -135,7 +139,7 @@ def is_good(result: dict[str, Any]) -> bool:
 def main(
     number: Annotated[int, typer.Option(help="How many images.")] = 3_000,
     size: Annotated[int, typer.Option(help="Images a shard.")] = 100,
-    times: Annotated[int, typer.Option(help="How often a worker is killed, before the command itself is.")] = 2,
+    times: Annotated[int, typer.Option(help="How often a worker is killed, before the command is interrupted.")] = 2,
     record: Annotated[Path | None, typer.Option(help="Where results go, as JSON.")] = None,
 ) -> None:
     """Exit code 1 where the output of the disturbed run differs from that of a quiet one."""

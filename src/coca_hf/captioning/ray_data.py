@@ -106,6 +106,8 @@ def do_blocks(
     with _ray(address) as ray:
         if gpus_per_worker is None:
             gpus_per_worker = 1 if ray.cluster_resources().get("GPU") else 0
+        if readers is None:
+            readers = max(cpus_per_worker - 1, 1)
         _check_resources(ray, gpus_per_worker, cpus_per_worker, may_grow=address is not None)
         # Ray's defaults are what is wanted here: actors that died are started again, what they were at is given out
         # again, and both without end.
@@ -113,7 +115,7 @@ def do_blocks(
             [{"block": block.to_json()} for block in blocks], override_num_blocks=min(len(blocks), _MOST_RAY_BLOCKS)
         ).map_batches(
             BlockWorker,
-            fn_constructor_args=(job, folder, batch_size, readers or max(cpus_per_worker - 1, 1)),
+            fn_constructor_args=(job, folder, batch_size, readers),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
             num_cpus=cpus_per_worker,

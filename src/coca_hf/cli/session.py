@@ -70,6 +70,7 @@ class _Run:
         self.session = session
         self.started = time.monotonic()
         self.places = session.places
+        self.is_shared = False
         self.expected = InputCount(0, False)
         self.tally = _Tally()
         self.clock = Clock()
@@ -163,7 +164,7 @@ class _Run:
         session = self.session
         outputs = [*session.places, *session.products]
         parts = Parts(f"{outputs[0]}.parts")
-        self.places = [parts.folder]
+        self.places, self.is_shared = [parts.folder], True
         made_with = session.job.made_with(session.batch_size)
         made_with["embeddings"] = getattr(session.job, "embeddings", False)
         blocks = list(make_blocks(session.inputs))
@@ -285,11 +286,14 @@ class _Run:
             return
         yield f"stopped after {done:,} of {count(total, 'input')}" if total is not None else f"stopped after {done:,}"
         written, awaited = self.places, self.session.products
-        if written and done:
-            yield f"their records are in {' and '.join(written)}"
+        # Parts may be there that nobody has counted yet.
+        kept = bool(done or self.is_shared)
+        if written and kept:
+            which = "finished blocks are" if self.is_shared else "their records are"
+            yield f"{which} in {' and '.join(written)}"
         for path in awaited:
             yield f"{path} is not complete"
-        if (written or awaited) and done:
+        if (written or awaited) and kept:
             yield "the same command continues"
 
     def _summary(self) -> str:
