@@ -77,7 +77,7 @@ def lose_workers(arguments: list[str], output: Path, places: list[int], log: Pat
     """Starts the command, and kills a worker at so many parts that are written; the last time it is Ctrl-C for all."""
     losses = []
     with open(log, "a") as stderr:
-        process = subprocess.Popen(arguments, stderr=stderr)
+        process = subprocess.Popen(arguments, stdout=stderr, stderr=stderr)
         for at in places[:-1]:
             wait_until(lambda at=at: parts_in(output) >= at and bool(workers_of(process)), process)  # type: ignore[misc]
             workers_of(process)[0].send_signal(signal.SIGKILL)
@@ -88,6 +88,8 @@ def lose_workers(arguments: list[str], output: Path, places: list[int], log: Pat
         code = process.wait(timeout=60)
         seconds = round(time.monotonic() - sent, 2)
         _, orphans = psutil.wait_procs(family, timeout=20)
+        if code != 130:
+            raise SystemExit(f"the command went on until exit code {code} when it was interrupted")
         interruption = {"exit_code": code, "ended_within_seconds": seconds, "orphans": len(orphans)}
         losses.append({"lost": "the command, by Ctrl-C", "parts": parts_in(output), **interruption})
     return losses

@@ -17,7 +17,7 @@ from coca_hf.captioning.errors import InputError, ModelError, OutputError
 from coca_hf.captioning.jobs import CaptionJob
 from coca_hf.captioning.models import ModelChoice
 from coca_hf.captioning.parts import Block, Part, Parts, make_blocks
-from coca_hf.captioning.ray_data import BlockWorker, read_records, run_on_ray
+from coca_hf.captioning.ray_data import BlockWorker, _from_a_thread, read_records, run_on_ray
 from coca_hf.captioning.sources import PathInputs
 from coca_hf.captioning.tasks import Captioned
 
@@ -240,3 +240,14 @@ def test_a_run_whose_parts_are_all_there_starts_no_ray(monkeypatch):
     parts.do(block, WidthTask(), 2)
     assert [counts(part) for part in run_on_ray(job, PATHS, "parts")] == [(0, 4, 0)]
     assert [record.result for record in read_records(PATHS, "parts")] == [f"{width} wide" for width in WIDTHS]
+
+
+def test_what_ray_raises_reaches_who_waits():
+    def rows():
+        yield {"number": 1}
+        raise InputError("gone")
+
+    found = _from_a_thread(rows())
+    assert next(found) == {"number": 1}
+    with pytest.raises(InputError, match="gone"):
+        next(found)

@@ -217,7 +217,7 @@ def parts_there() -> set[str]:
 def test_a_killed_ray_worker_costs_nothing_but_time(coca, command, model, shards):
     arguments = ["caption", *shards, "--model", model, "--batch-size", "4", "--max-new-tokens", "9", "--workers", "0"]
     with open("log", "w") as log:
-        run = subprocess.Popen([*command, *arguments, "--output", "out.jsonl", "--ray"], stderr=log)
+        run = subprocess.Popen([*command, *arguments, "--output", "out.jsonl", "--ray"], stdout=log, stderr=log)
         wait_for(parts_there, run)
         family = psutil.Process(run.pid).children(recursive=True)
         (worker,) = ray_workers(run)

@@ -8,7 +8,10 @@ Ray. Ray gives the blocks of an actor that died to another; a run that ended goe
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import queue
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -27,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # It tells of each lost worker, on stdout.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Not setting this makes it warn.
@@ -122,7 +127,7 @@ def do_blocks(
             num_gpus=gpus_per_worker,
         )
         try:
-            for row in dataset.iter_rows():
+            for row in _from_a_thread(dataset.iter_rows()):
                 error = row.pop("error")
                 if error:
                     raise _problem(error)
@@ -168,9 +173,31 @@ def _as_inputs(inputs: Inputs | Sequence[str]) -> Inputs:
     return PathInputs(inputs) if isinstance(inputs, Sequence) else inputs
 
 
+def _from_a_thread(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same, waited for here: Ctrl-C reaches this thread, and in the midst of Ray's code it can get lost."""
+    found: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
+
+    def look() -> None:
+        try:
+            for row in rows:
+                found.put(row)
+            found.put(None)
+        except BaseException as error:  # raised in the other thread, where somebody sees it
+            found.put(error)
+
+    threading.Thread(target=look, daemon=True).start()
+    while (row := found.get()) is not None:
+        if isinstance(row, BaseException):
+            raise row
+        yield row
+
+
 @contextmanager
 def _ray(address: str | None) -> Iterator[Any]:
     """Ray, connected; what was started here is ended, and keeps silent."""
+    if "ray" not in sys.modules:
+        # Its logs are in files as well, and none of its advice is for who cannot change the code.
+        os.environ.update(_QUIET)
     try:
         import ray
         import ray.data
@@ -179,8 +206,6 @@ def _ray(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    # Its logs are in files as well, and none of its advice is for who cannot change the code.
-    os.environ.update(_QUIET)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
