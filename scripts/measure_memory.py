@@ -82,7 +82,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
     axes.plot([run["inputs"] for run in result["runs"]], [run["peak_mb"] for run in result["runs"]], "o-")
-    axes.set(xscale="log", ylim=(0, None), xlabel="inputs", ylabel="peak memory, all processes (MB)")
+    most = max(run["peak_mb"] for run in result["runs"])
+    axes.set(xscale="log", ylim=(0, 1.25 * most), xlabel="inputs", ylabel="peak memory, all processes (MB)")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_title(f"coca-hf embed, {result['model']}, 2 reading processes", fontsize=10)
     axes.grid(alpha=0.3)
     for run in result["runs"]:

@@ -5,6 +5,7 @@
 import io
 import multiprocessing
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ import reading
 from coca_hf.captioning.errors import InputError
 from coca_hf.captioning.images import MAX_PIXELS
 from coca_hf.captioning.sources import Input
-from coca_hf.captioning.workers import Reader, read_ahead
+from coca_hf.captioning.workers import IdleProcesses, Reader, default_workers, read_ahead
 
 
 pytestmark = pytest.mark.slow
@@ -78,3 +79,29 @@ def test_no_process_outlives_a_run_that_is_left_early():
     next(stream)
     stream.close()
     assert multiprocessing.active_children() == []
+
+
+def test_the_same_processes_serve_one_run_after_another():
+    numbers = []
+    with closing(IdleProcesses()) as idle:
+        for start in (1, 5):
+            inputs = [image_of(width) for width in range(start, start + 4)]
+            assert values(inputs, reading.width, idle=idle) == [*range(start, start + 4)]
+            numbers.append({process.pid for process in multiprocessing.active_children()})
+    assert numbers[0] == numbers[1] != set()
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_died_while_idle_is_replaced():
+    with closing(IdleProcesses()) as idle:
+        values([image_of(1)], reading.width, idle=idle)
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        assert values([image_of(2), image_of(3)], reading.width, idle=idle) == [2, 3]
+
+
+@pytest.mark.parametrize(("cores", "sharing", "workers"), [(2, 1, 2), (64, 1, 16), (64, 8, 8), (4, 8, 1)])
+def test_processors_are_divided_among_those_who_share_them(monkeypatch, cores, sharing, workers):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores), raising=False)
+    assert default_workers(sharing) == workers

@@ -7,6 +7,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from .errors import InputError
@@ -151,7 +152,7 @@ class DatasetInputs:
 
     def rows(self, start: int, stop: int) -> Iterator[Input]:
         """A part of them; of a dataset that is not streamed."""
-        rows, column = self._rows()
+        rows, column = _loaded(self)
         return self._named(rows.select(range(start, stop)), column, start)
 
     def _named(self, rows: Any, column: str, start: int) -> Iterator[Input]:
@@ -207,3 +208,9 @@ class DatasetInputs:
             wanted = "no column of images" if self.column is None else f"no column {self.column!r}"
             raise InputError(f"the dataset {self.name!r} has {wanted}; it has {', '.join(features) or 'none by name'}")
         return column
+
+
+@lru_cache(maxsize=1)
+def _loaded(inputs: DatasetInputs) -> tuple[Any, str]:
+    """Once for all blocks that a process is given: what is loaded from the Hub is asked for there each time."""
+    return inputs._rows()

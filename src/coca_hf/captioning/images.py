@@ -116,7 +116,8 @@ def _read(file: BinaryIO, large: bool) -> Image.Image:
     if not large and image_file.width * image_file.height > MAX_PIXELS:
         raise LargeImageError
     _reduce_while_decoding(image_file)
-    with _silent_stderr() if image_file.format == "TIFF" else nullcontext():
+    # libtiff says there what is broken in a file.
+    with silent_stderr() if image_file.format == "TIFF" else nullcontext():
         image_file.load()
     orientation = _orientation(image_file)
     image = _bounded(image_file)
@@ -124,8 +125,8 @@ def _read(file: BinaryIO, large: bool) -> Image.Image:
 
 
 @contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """libtiff writes there itself of what is broken in a file, beside the error that Pillow raises."""
+def silent_stderr() -> Iterator[None]:
+    """For libraries in C that write there themselves what their Python side also raises."""
     try:
         kept = os.dup(2)
     except OSError:  # closed, so nothing will be seen

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from .sources import Input, Span
-from .workers import Prepared, Reader, read_ahead
+from .workers import IdleProcesses, Prepared, Reader, read_ahead
 
 
 # Errors waiting for a batch to fill up take memory as well.
@@ -75,18 +75,20 @@ def run(
     picture: Callable[[Image.Image], Any] | None = None,
     *,
     workers: int = 0,
+    idle: IdleProcesses | None = None,
     clock: Clock | None = None,
 ) -> Generator[list[Record], None, None]:
     """A record for each input, in their order, in lists of at least one as they are finished.
 
     Images are read by `workers` processes, to which `task.prepare` and `picture` have to travel, or with 0 by this
-    one.
+    one. They come from `idle`, and go back there, where one run of the same comes after another.
+
     An input that cannot be read is a record with its reason. Whatever `task` or `picture` raise is passed on: an image
     that was read is no reason for them to fail.
     """
     reader = Reader(task.prepare, picture)
     batch = _Batch(task, clock or Clock())
-    with closing(_read(inputs, reader, workers, batch_size * _BATCHES_AHEAD)) as stream:
+    with closing(_read(inputs, reader, workers, batch_size * _BATCHES_AHEAD, idle)) as stream:
         for read in stream:
             batch.add(read)
             full = len(batch.prepared) == batch_size or len(batch.records) >= _MAX_WAITING + batch_size
@@ -96,9 +98,11 @@ def run(
         yield batch.finish()
 
 
-def _read(inputs: Iterable[Input], reader: Reader, workers: int, ahead: int) -> Generator[Prepared, None, None]:
+def _read(
+    inputs: Iterable[Input], reader: Reader, workers: int, ahead: int, idle: IdleProcesses | None
+) -> Generator[Prepared, None, None]:
     if workers:
-        yield from read_ahead(inputs, reader, workers, ahead)
+        yield from read_ahead(inputs, reader, workers, ahead, idle=idle)
     else:
         yield from map(reader.read, inputs)
 

@@ -62,10 +62,29 @@ class Reader:
         return Prepared(item, self.prepare(image), self.picture(image) if self.picture else None)
 
 
-def default_workers() -> int:
-    """As many as there are processors for this process, 16 at most."""
+def default_workers(sharing: int = 1) -> int:
+    """As many as there are processors for this process, which it has alone or with others; 16 at most."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores or 1, 16)
+    return min(max((cores or 1) // sharing, 1), 16)
+
+
+class IdleProcesses:
+    """Processes between one `read_ahead` and the next with the same reader and number: many short ones would spend
+    their time on starting them. To be closed."""
+
+    def __init__(self) -> None:
+        self._workers: list[_Worker] = []
+
+    def take(self) -> list["_Worker"]:
+        taken, self._workers = self._workers, []
+        return taken
+
+    def put(self, workers: list["_Worker"]) -> None:
+        self._workers = workers
+
+    def close(self) -> None:
+        for worker in self.take():
+            worker.end()
 
 
 def read_ahead(
@@ -74,13 +93,15 @@ def read_ahead(
     workers: int,
     ahead: int,
     time_limit_seconds: float = TIME_LIMIT_SECONDS,
+    idle: IdleProcesses | None = None,
 ) -> Iterator[Prepared]:
     """What `reader` makes of each input, in their order, read by `workers` processes and at most `ahead` inputs early.
 
     An image over which a process dies twice, or takes longer than allowed, is an error. To be closed: the processes
-    end with the iterator. Raises `InputError` where they cannot be started, and what iterating `inputs` raises.
+    end with the iterator, or go to `idle`. Raises `InputError` where they cannot be started, and what iterating
+    `inputs` raises.
     """
-    pool = _Pool(reader, workers, ahead, time_limit_seconds)
+    pool = _Pool(reader, workers, ahead, time_limit_seconds, idle)
     thread = threading.Thread(target=pool.run, args=(iter(inputs),), daemon=True)
     thread.start()
     try:
@@ -127,8 +148,11 @@ class _Pool:
     `changed`.
     """
 
-    def __init__(self, reader: Reader, workers: int, ahead: int, time_limit_seconds: float):
+    def __init__(
+        self, reader: Reader, workers: int, ahead: int, time_limit_seconds: float, idle: IdleProcesses | None
+    ):
         self.reader = reader
+        self.idle = idle
         self.number = workers
         self.ahead = max(ahead, workers)
         self.time_limit_seconds = time_limit_seconds
@@ -182,11 +206,14 @@ class _Pool:
                 worker.end()
 
     def _run(self, inputs: Iterator[Input]) -> None:
-        self.workers = [self._start() for _ in range(self.number)]
+        self.workers = (self.idle.take() if self.idle else []) or [self._start() for _ in range(self.number)]
         exhausted = False
         while not self.stopped:
             exhausted = self._give_out(inputs) or exhausted
             if exhausted and not self._unfinished():
+                if self.idle:
+                    self.idle.put(self.workers)
+                    self.workers = []
                 with self.changed:
                     self.complete = True
                     self.changed.notify_all()
@@ -306,7 +333,7 @@ def _context() -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # Imported once, in a process that does nothing else, from which the others are then made in no time.
-    context.set_forkserver_preload([__name__, "coca_hf.image_processing_coca"])
+    context.set_forkserver_preload([__name__, "coca_hf.captioning.tasks"])
     return context
 
 

@@ -59,7 +59,7 @@ def caption(
     given.check_batch_size(batch_size)
     given.check_workers(workers)
     on_ray = given.ray_choice(ray, ray_workers, ray_gpus, ray_cpus)
-    check_shared(on_ray, output, report)
+    check_shared(on_ray, output, report, streaming=streaming)
     with as_usage_error():
         options = CaptionOptions(
             prompt=prompt,

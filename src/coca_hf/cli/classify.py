@@ -19,6 +19,7 @@ from .options import (
     check_record_output,
     model_choice,
     option,
+    processes,
 )
 from .session import Session, files, record_sink
 
@@ -43,6 +44,8 @@ def classify(
 ) -> None:
     """Choose labels for images: files, folders and quoted globs."""
     check_batch_size(batch_size)
+    if processes()[1] > 1:
+        raise UsageError(f"this is one of {processes()[1]} processes (WORLD_SIZE says so), and classify runs in one")
     names = _split(labels)
     if template.count("{}") != 1:
         raise UsageError(f"the template {template!r} needs one {{}}, where the label goes")

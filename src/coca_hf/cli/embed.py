@@ -39,7 +39,7 @@ def embed(
     given.check_batch_size(batch_size)
     given.check_workers(workers)
     on_ray = given.ray_choice(ray, ray_workers, ray_gpus, ray_cpus)
-    check_shared(on_ray, output)
+    check_shared(on_ray, output, streaming=streaming)
     inputs = given.chosen_inputs(paths, from_file, dataset, split, column, streaming)
     job = EmbedJob(given.model_choice(model, device, dtype, captions=False))
     made_with = job.made_with(batch_size)

@@ -142,6 +142,12 @@ def processes() -> tuple[int, int]:
         return 0, 1
 
 
+def processes_here() -> int:
+    """How many of them are on this machine."""
+    here = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(here) if here.isdigit() and int(here) else processes()[1]
+
+
 def model_choice(model: str | None, device: str, dtype: str, *, captions: bool) -> ModelChoice:
     """Raises `UsageError`."""
     if dtype not in DTYPES:
