@@ -88,12 +88,13 @@ class Fault:
     """What goes wrong with the next `times` requests of `method` whose path holds `path`.
 
     "refuse": answered with `status` and nothing done. "cut": the connection breaks in the middle of the upload, or of
-    the answer to a GET. "lose": all is done, and the connection breaks before the answer.
+    the answer to a GET. "lose": all is done, and the connection breaks before the answer. "stall": no answer comes
+    before the Hub is closed.
     """
 
     method: str
     path: str
-    kind: Literal["refuse", "cut", "lose"]
+    kind: Literal["refuse", "cut", "lose", "stall"]
     times: int
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -123,6 +124,8 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     part_bytes: int | None = None  # larger files are asked for in parts of this size
     lock: threading.RLock = field(default_factory=threading.RLock)
+    stalled: threading.Event = field(default_factory=threading.Event)
+    closed: threading.Event = field(default_factory=threading.Event)
 
     def add(self, repository: str, files: dict[str, bytes], private: bool = False) -> Repository:
         """A repository that is there already."""
@@ -160,6 +163,10 @@ class Hub:
 
     def lose_answer(self, method: str, path: str, times: int = 1) -> None:
         self.faults.append(Fault(method, path, "lose", times))
+
+    def stall(self, method: str, path: str) -> None:
+        """`stalled` is set as soon as a request waits for its answer."""
+        self.faults.append(Fault(method, path, "stall", 1))
 
     def next_fault(self, method: str, path: str) -> Fault | None:
         for fault in self.faults:
@@ -213,6 +220,11 @@ class Handler(BaseHTTPRequestHandler):
         self.loses_answer = fault is not None and fault.kind == "lose"
         self.cuts_answer = fault is not None and fault.kind == "cut" and self.command == "GET"
         length = int(self.headers.get("Content-Length") or 0)
+        if fault is not None and fault.kind == "stall":
+            self.hub.stalled.set()
+            self.hub.closed.wait()
+            self.close_connection = True
+            return
         if fault is not None and fault.kind == "cut" and not self.cuts_answer:
             self.rfile.read(length // 2)
             self.close_connection = True
@@ -558,6 +570,7 @@ def serve_hub() -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.closed.set()
         server.shutdown()
         server.server_close()
         thread.join()

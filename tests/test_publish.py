@@ -5,11 +5,18 @@
 Every push and pull runs huggingface_hub's own client, in a process of its own, against a server on loopback.
 """
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import termios
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +26,10 @@ import torch
 from PIL import Image
 
 from coca_hf import CoCaForCaptioning, CoCaProcessor
-from coca_hf.publishing import PublishingError, plan_publication
+from coca_hf.publishing import PublishingError, check, plan_publication
 from coca_hf.publishing.card import folder_card
-from coca_hf.publishing.plan import CODE
+from coca_hf.publishing.plan import CODE, check_branch
+from coca_hf.publishing.push import without_secrets
 from hub_server import READER, WRITER, Hub, serve_hub
 from tiny_folder import save_tiny_folder
 
@@ -51,19 +59,22 @@ class Result:
         return json.loads(self.out.splitlines()[-1])
 
 
+def environment(home: Path, hub: Hub | None, token: str | None) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
+    kept |= {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+    kept |= {"HF_ENDPOINT": hub.endpoint} if hub else {}
+    return kept | ({"HF_TOKEN": token} if token else {})
+
+
 def run(home: Path, hub: Hub | None, command: list[str], token: str | None = WRITER, **settings: str) -> Result:
     """A Python process that knows the Hub and a token, and shares nothing else with this one."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
-    environment |= {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
-    environment |= {"HF_ENDPOINT": hub.endpoint} if hub else {}
-    environment |= {"HF_TOKEN": token} if token else {}
     process = subprocess.run(
         [sys.executable, *command],
         capture_output=True,
         text=True,
         check=False,
         stdin=subprocess.DEVNULL,
-        env=environment | settings,
+        env=environment(home, hub, token) | settings,
     )
     return Result(process.returncode, process.stdout, process.stderr)
 
@@ -271,7 +282,9 @@ def test_a_folder_that_does_not_load_is_not_sent(folder, tmp_path, hub):
         (["nowhere", REPOSITORY], {}, 2, "There is no folder 'nowhere'"),
         ([".", REPOSITORY], {}, 2, "'.' is not a saved model's folder: it has no config.json"),
         (["{folder}", "tiny"], {}, 2, "'tiny' is no repository's name. Give owner/name"),
+        (["{folder}", REPOSITORY, "--revision", ""], {}, 2, "'' is no branch's name"),
         (["{folder}", REPOSITORY], {"token": None}, 1, "without a token: run `hf auth login`"),
+        (["{folder}", REPOSITORY], {"token": "hf_mine\u2026"}, 1, "the token holds characters that no token has"),
         (["{folder}", REPOSITORY], {"HF_HUB_OFFLINE": "1"}, 1, "while HF_HUB_OFFLINE is set"),
     ],
 )
@@ -281,6 +294,73 @@ def test_what_cannot_be_published_is_said_in_one_line(original, tmp_path, argume
     assert result.code == code
     assert says in result.err
     assert len(result.err.splitlines()) == 1
+    assert "hf_mine" not in result.err
+
+
+def test_what_the_client_waits_for_is_said_without_the_address(bare, tmp_path, hub):
+    hub.refuse("PUT", "/storage/", 429, RateLimit='"api";r=0;t=0')
+    result = push(tmp_path / "home", hub, str(bare), REPOSITORY)
+    assert result.code == 0, result.err
+    assert result.err.splitlines()[:2] == [
+        "coca-hf push: HTTP Error 429 thrown while requesting PUT (address)",
+        "coca-hf push: Rate limited. Waiting 1.0s before retry [Retry 1/5]",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar_and_messages_have_lines_of_their_own(bare, tmp_path, hub):
+    hub.refuse("PUT", "/storage/", 500)
+    command = [sys.executable, "-m", "coca_hf.cli", "push", str(bare), REPOSITORY]
+    shown = on_a_terminal(command, environment(tmp_path / "home", hub, WRITER))
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", shown)]
+    assert "coca-hf push: loading it where only transformers is installed ..." in lines
+    assert "coca-hf push: HTTP Error 500 thrown while requesting PUT (address)" in lines
+    assert any(line.startswith("model.safetensors: 100%") for line in lines)
+
+
+def on_a_terminal(command: list[str], settings: dict[str, str]) -> str:
+    """What the command shows on a terminal of 100 columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    process = subprocess.Popen(command, env=settings, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how reading ends on Linux
+        while some := os.read(ours, 65536):
+            shown += some
+    os.close(ours)
+    assert process.wait() == 0, shown
+    return shown.decode()
+
+
+def test_quietly_nothing_is_said_but_the_address_of_the_commit(bare, tmp_path, hub):
+    hub.refuse("POST", COMMIT, 500)
+    hub.refuse("PUT", "/storage/", 503)
+    result = push(tmp_path / "home", hub, str(bare), REPOSITORY, "--quiet")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"{hub.endpoint}/{REPOSITORY}/commit/")
+
+
+def test_parts_of_an_earlier_model_that_go_are_named(bare, tmp_path, hub):
+    hub.add(REPOSITORY, {"adapter_config.json": b"{}", "notes.md": b"mine"})
+    result = push(tmp_path / "home", hub, str(bare), REPOSITORY)
+    assert result.code == 0, result.err
+    assert (
+        result.err.splitlines()[-1] == "coca-hf push: removed there, as parts of an earlier model: adapter_config.json"
+    )
+    assert hub.files(REPOSITORY).keys() == {*PUBLISHED, "notes.md"}
+
+
+def test_an_interrupted_push_says_how_to_go_on_and_leaves_no_commit(bare, tmp_path, hub):
+    hub.stall("PUT", "/storage/")
+    command = [sys.executable, "-m", "coca_hf.cli", "push", str(bare), REPOSITORY]
+    process = subprocess.Popen(
+        command, env=environment(tmp_path / "home", hub, WRITER), stderr=subprocess.PIPE, text=True
+    )
+    assert hub.stalled.wait(120)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "coca-hf push: stopped; the same command goes on where it stopped\n")
+    assert hub.files(REPOSITORY) == {}
 
 
 PUSH_TO_HUB = """
@@ -353,6 +433,9 @@ def test_parts_of_an_earlier_model_go_and_other_files_stay(folder, tmp_path, hub
         "model-00002-of-00002.safetensors": b"old",
         "model.safetensors.index.json": b"{}",
         "decoding_coca.py": b"old = True",
+        "special_tokens_map.json": b"{}",
+        "adapter_config.json": b"{}",
+        "adapter_model.safetensors": b"old",
         "notes.md": b"mine",
         "pictures/cat.png": b"mine",
     }
@@ -383,14 +466,16 @@ def test_a_large_file_goes_in_parts_where_the_hub_asks_for_them(folder, tmp_path
 
 
 def test_the_pictures_that_the_card_shows_come_along(folder, tmp_path, hub):
-    for name in ("examples/cat.png", "examples/dog.png", "other.png"):
+    for name in ("examples/cat.png", "examples/my dog.png", "other.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4)).save(folder / name)
     card = (folder / "README.md").read_text()
-    card = card.replace("\ntags:", "\nwidget:\n- src: examples/cat.png\ntags:", 1) + "\n![A dog](examples/dog.png)\n"
+    card = (
+        card.replace("\ntags:", "\nwidget:\n- src: examples/cat.png\ntags:", 1) + "\n![A dog](examples/my%20dog.png)\n"
+    )
     (folder / "README.md").write_text(card)
     publish(tmp_path / "home", hub, folder)
-    assert hub.files(REPOSITORY).keys() == {*PUBLISHED, "examples/cat.png", "examples/dog.png"}
+    assert hub.files(REPOSITORY).keys() == {*PUBLISHED, "examples/cat.png", "examples/my dog.png"}
 
 
 # --- what may go wrong on the way ------------------------------------------------------------------------------------
@@ -408,6 +493,7 @@ PASSING = {
     "the checking of the upload fails": lambda hub: hub.refuse("POST", "/objects/verify", 504),
     "the rate limit is reached before the upload": lambda hub: hub.refuse("POST", "/preupload/", 429, Retry_After="0"),
     "the rate limit is reached before the commit": lambda hub: hub.refuse("POST", COMMIT, 429, Retry_After="1"),
+    "the window of the rate limit ends soon": lambda hub: hub.refuse("POST", COMMIT, 429, RateLimit='"api";r=0;t=5'),
     "the commit fails": lambda hub: hub.refuse("POST", COMMIT, 500, times=2),
     "the commit is cut in the middle": lambda hub: hub.cut("POST", COMMIT),
     "the answer to the commit is lost": lambda hub: hub.lose_answer("POST", COMMIT),
@@ -424,7 +510,11 @@ LASTING = {
     ),
     "the hub asks to wait for an hour": (
         lambda hub: hub.refuse("POST", COMMIT, 429, Retry_After="3600"),
-        "the Hub asks to wait, the answer was 429 Too Many Requests",
+        "the Hub asks to wait 3600 s, the answer was 429 Too Many Requests",
+    ),
+    "the window of the rate limit is long": (
+        lambda hub: hub.refuse("POST", COMMIT, 429, RateLimit='"api";r=0;t=900'),
+        "the Hub asks to wait 901 s, the answer was 429 Too Many Requests",
     ),
     "the commit is refused": (
         lambda hub: hub.refuse("POST", COMMIT, 400),
@@ -544,10 +634,16 @@ def test_a_download_cut_in_the_middle_is_continued(folder, tmp_path, hub):
 # --- folders that are not fit ----------------------------------------------------------------------------------------
 
 
-def write_junk_index(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    index = {"weight_map": {"logit_scale": "model-00001-of-00002.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+def index_weights(*names: str):
+    """Puts an index of these files in the place of the weights."""
+
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "optimizer.pt").write_bytes(b"private")
+        index = {"weight_map": {f"tensor {number}": name for number, name in enumerate(names)}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return spoil
 
 
 def name_another_type(folder: Path) -> None:
@@ -574,7 +670,10 @@ def show_a_picture_that_is_not_there(folder: Path) -> None:
         (name_another_type, "holds a model of type 'clip', not 'coca'"),
         (lambda folder: (folder / "modeling_coca.py").write_text("1"), "is not the code of this release"),
         (pickle_the_weights, "has no weights"),
-        (write_junk_index, "it has no model-00001-of-00002.safetensors"),
+        (index_weights("model-00001-of-00002.safetensors"), "it has no model-00001-of-00002.safetensors"),
+        (index_weights(), "does not name shards"),
+        (index_weights("optimizer.pt"), "does not name shards"),
+        (index_weights("../tiny/model-00001-of-00002.safetensors"), "does not name shards"),
         (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "holds both"),
         (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "Cannot read the card"),
         (show_a_picture_that_is_not_there, "shows cat.png, which is not there"),
@@ -589,8 +688,36 @@ def test_a_folder_that_is_not_fit_is_refused_with_what_is_wrong(folder, spoil, s
 
 
 @pytest.mark.parametrize(
-    "name", ["tiny", "a/b/c", "/tiny", "some one/tiny", "someone/", "someone/x.git", "a--b/c", ""]
+    "name",
+    ["tiny", "a/b/c", "/tiny", "some one/tiny", "someone/", "someone/x.git", "a--b/c", "a/b-", f"a/{'b' * 97}", ""],
 )
 def test_a_name_that_no_repository_can_have_is_refused(original, name):
     with pytest.raises(PublishingError, match="is no repository's name"):
         plan_publication(original, name)
+
+
+@pytest.mark.parametrize("name", ["", " ", "v2 trial", "a..b", "a//b", "/v2", "v2/", "-v2", "v2~1"])
+def test_a_name_that_no_branch_can_have_is_refused(name):
+    with pytest.raises(PublishingError, match="is no branch's name"):
+        check_branch(name)
+
+
+def test_a_check_that_is_killed_says_so_rather_than_its_last_warning(original, tmp_path, monkeypatch):
+    probe = tmp_path / "probe.py"
+    probe.write_text("import os, sys; print('a warning', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(check, "_PROBE", probe)
+    with pytest.raises(PublishingError, match="the process that tried ended with code -9") as refusal:
+        check.check_loads(plan_publication(original, REPOSITORY))
+    assert "a warning" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("PUT https://storage.example/a?signature=b failed", "PUT (address) failed"),
+        ("Illegal header value b'Bearer hf_mine of mine'", "Illegal header value b'(token)'"),
+        ("the token hf_mine\nis not valid.", "the token (token) is not valid"),
+    ],
+)
+def test_what_is_shown_of_an_error_holds_no_address_and_no_token(text, shown):
+    assert without_secrets(text) == shown

@@ -32,10 +32,9 @@ from pathlib import Path
 for name in ("coca_hf", "ftfy", "torchvision"):
     sys.modules[name] = None
 import torch
-import transformers
+import transformers as t
 from PIL import Image
 torch.set_num_threads(1)
-import transformers as t
 
 folder, again, image, prompt, *labels = sys.argv[1:]
 image = Image.open(image).convert("RGB")
@@ -147,6 +146,10 @@ def download(folder: Path, repository: str, home: Path) -> None:
     (cached / "refs" / "main").write_text(commit)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """The folder, its copy saved by a stranger, and what strangers found in either and in a Hub repository."""
@@ -158,8 +161,10 @@ def saved(tmp_path_factory):
     found_on_hub = load_as_a_stranger("someone/tiny", root / "fourth", root / "third_home")
     return {
         "first": first,
-        "again": root / "again",
-        "again-tuned": root / "again-tuned",
+        "saved from the folder": root / "again",
+        "saved from the Hub": root / "fourth",
+        "tuned from the folder": root / "again-tuned",
+        "tuned from the Hub": root / "fourth-tuned",
         "found": found,
         "found again": found_again,
         "found on the Hub": found_on_hub,
@@ -210,12 +215,13 @@ def test_the_python_files_are_the_packages_own(saved):
         assert (saved["first"] / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_folder_saved_by_a_stranger_is_as_complete(saved):
-    first, again = ({path.name: path.read_bytes() for path in saved[name].iterdir()} for name in ("first", "again"))
+@pytest.mark.parametrize("name", ["saved from the folder", "saved from the Hub"])
+def test_a_folder_saved_by_a_stranger_is_as_complete(saved, name):
+    first, again = contents(saved["first"]), contents(saved[name])
     assert again.keys() == first.keys()
     # A loaded configuration also names the dtype in its parts.
-    assert {name for name in first if first[name] != again[name]} <= {"config.json"}
-    configs = [json.loads((saved[name] / "config.json").read_text()) for name in ("first", "again")]
+    assert {file for file in first if first[file] != again[file]} <= {"config.json"}
+    configs = [json.loads(files["config.json"]) for files in (first, again)]
     for entry in ("auto_map", "custom_pipelines", "architectures", "model_type"):
         assert configs[0][entry] == configs[1][entry]
 
@@ -257,14 +263,12 @@ def test_what_a_stranger_tuned_loads_as_it_was(saved, generation):
     assert found["ids after tuning"] != found["ids"]
 
 
-def test_what_a_stranger_tuned_keeps_the_code_beside_the_weights(saved):
-    first, tuned = (
-        {path.name: path.read_bytes() for path in saved[name].iterdir()} for name in ("first", "again-tuned")
-    )
+@pytest.mark.parametrize("name", ["tuned from the folder", "tuned from the Hub"])
+def test_what_a_stranger_tuned_keeps_the_code_beside_the_weights(saved, name):
+    first, tuned = contents(saved["first"]), contents(saved[name])
     assert tuned.keys() == first.keys()
-    assert {name: tuned[name] for name in tuned if name.endswith(".py")} == {
-        name: first[name] for name in first if name.endswith(".py")
-    }
+    code = [file for file in first if file.endswith(".py")]
+    assert [tuned[file] for file in code] == [first[file] for file in code]
     assert tuned["model.safetensors"] != first["model.safetensors"]
 
 
@@ -309,5 +313,4 @@ def test_saving_twice_writes_the_same_folder(tmp_path, saved):
     for name in ("one", "two"):
         CoCaForCaptioning.from_pretrained(saved["first"]).save_pretrained(tmp_path / name)
         tiny_processor().save_pretrained(tmp_path / name)
-    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
-    assert one == two
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")

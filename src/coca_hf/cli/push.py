@@ -3,7 +3,11 @@
 """`coca-hf push`."""
 
 import logging
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,10 +36,11 @@ def push(
     that has transformers only. The same command again continues what failed.
     """
     from ..publishing.errors import PublishingError
-    from ..publishing.plan import plan_publication
+    from ..publishing.plan import check_branch, plan_publication
 
     try:
         publication = plan_publication(folder, repo_id)
+        check_branch(revision)
     except PublishingError as error:
         raise console.UsageError(str(error).rstrip(".")) from error
 
@@ -43,40 +48,65 @@ def push(
     from ..publishing.push import MAIN, MESSAGE, check_login, publish
 
     console.silence_libraries()
-    _quieten(quiet)
+    watched = sys.stderr.isatty() and not quiet
+    _let_the_client_speak(quiet, bars=watched)
     try:
         if not dry_run:
             check_login(repo_id)
+        if watched:
+            console.complain("loading it where only transformers is installed ...")
         check_loads(publication)
         if dry_run:
             _show(publication, f"{'private, ' if private else ''}branch {revision or MAIN}: {message or MESSAGE}")
             return
-        published = publish(publication, private=private, revision=revision, message=message)
+        with _stopping_at_once():
+            published = publish(publication, private=private, revision=revision, message=message)
     except PublishingError as error:
         console.complain(str(error))
         raise typer.Exit(1) from error
     if not quiet:
         files = count(len(publication.sizes), "file")
         console.complain(f"{files}, {sum(publication.sizes.values()):,} bytes, are in {repo_id}")
+        if published.removed:
+            console.complain(f"removed there, as parts of an earlier model: {', '.join(published.removed)}")
     typer.echo(published.url)
 
 
-def _quieten(quiet: bool) -> None:
-    """The client keeps its bars, on a terminal. What it says besides is for programmers, and holds signatures."""
-    from huggingface_hub.utils import disable_progress_bars
+@contextmanager
+def _stopping_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process: the client would first wait for its threads, each with a file to send to the end."""
+
+    def stop(*_: object) -> None:
+        console.complain("stopped; the same command goes on where it stopped")
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _let_the_client_speak(quiet: bool, *, bars: bool) -> None:
+    """What it and we wait for is said, a line each, as is what it warns of."""
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
     from huggingface_hub.utils import logging as client_logging
 
-    client_logging.set_verbosity_error()
-    if quiet or not sys.stderr.isatty():
-        disable_progress_bars()
-    waits = logging.getLogger("coca_hf.publishing")
-    waits.addHandler(logging.NullHandler() if quiet else _Complaints())
-    waits.propagate = False
+    # transformers, told to be silent, has switched them off.
+    (enable_progress_bars if bars else disable_progress_bars)()
+    for logger in (client_logging.get_logger(), logging.getLogger("coca_hf.publishing")):
+        logger.handlers = [logging.NullHandler() if quiet else _Complaints()]
+        logger.propagate = False
 
 
 class _Complaints(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        console.complain(record.getMessage())
+        from huggingface_hub.utils import tqdm
+
+        from ..publishing.push import without_secrets
+
+        with tqdm.external_write_mode(file=sys.stderr):
+            console.complain(without_secrets(record.getMessage()))
 
 
 def _show(publication: "Publication", heading: str) -> None:
@@ -85,7 +115,7 @@ def _show(publication: "Publication", heading: str) -> None:
     width = len(f"{sum(sizes.values()):,}")
     typer.echo(f"{publication.repo_id}, {printable(heading)}")
     for name, size in sizes.items():
-        typer.echo(f"{size:>{width},}  {name}")
+        typer.echo(f"{size:>{width},}  {printable(name)}")
     typer.echo(f"{sum(sizes.values()):>{width},}  bytes in {count(len(sizes), 'file')}")
     if publication.left_out:
         typer.echo(f"not sent: {', '.join(map(printable, publication.left_out))}")

@@ -41,11 +41,18 @@ def check_loads(publication: Publication) -> None:
             env={**kept, **_isolation(home)},
         )
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
-        reason = shorten(said[-1].replace(str(folder), str(publication.folder)), 500).rstrip(".")
+        reason = _reason(done).replace(str(folder), str(publication.folder))
         raise PublishingError(
             f"'{publication.folder}' does not load where only transformers is installed: {reason}. Nothing was sent."
         )
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """The probe's last line. One that is killed, for want of memory perhaps, leaves none of its own."""
+    said = done.stderr.strip().splitlines()
+    if done.returncode == 1 and said:
+        return shorten(said[-1], 500).rstrip(".")
+    return f"the process that tried ended with code {done.returncode}, for want of memory perhaps"
 
 
 def _isolation(home: Path) -> dict[str, str]:

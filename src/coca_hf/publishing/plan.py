@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from .errors import PublishingError
 
@@ -19,23 +20,25 @@ PLACEHOLDER = "OWNER/NAME"
 
 CODE = tuple(sorted(path.name for path in Path(__file__).parents[1].glob("*_coca.py")))
 NEEDED = ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
-# What other tokenizers' save_pretrained writes, and texts that belong to a model.
-ALLOWED = (
+# The last four are what other tokenizers' save_pretrained writes.
+OPTIONAL = (
     "generation_config.json",
     "preprocessor_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "LICENSE",
-    "LICENSE.md",
-    "LICENSE.txt",
-    "NOTICE",
 )
+TEXTS = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_OWN_KIND = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|\w+_coca\.py")
-_REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# Where an adapter lies beside a model, from_pretrained loads both.
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_CODE = re.compile(r"\w+_coca\.py")
+_NAME = r"\w([\w.-]{0,94}\w)?"
+_REPOSITORY_ID = re.compile(f"{_NAME}/{_NAME}", re.ASCII)
+_BRANCH = re.compile(r"\w([\w./-]*\w)?", re.ASCII)
 _PICTURE = re.compile(r"!\[[^]]*]\(([^)\s]+)|<img[^>]*\ssrc=[\"']([^\"']+)", re.IGNORECASE)
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
 
@@ -85,7 +88,7 @@ def plan_publication(folder: str | Path, repo_id: str) -> Publication:
         )
     _check_code(folder)
     card = _card(folder, config)
-    names += [name for name in ALLOWED if (folder / name).is_file()]
+    names += [name for name in (*OPTIONAL, *TEXTS) if (folder / name).is_file()]
     names += _pictures(folder, card)
     here = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
     taken = {CARD, *names, *(f"{name.split('/')[0]}/" for name in names if "/" in name)}
@@ -100,19 +103,24 @@ def plan_publication(folder: str | Path, repo_id: str) -> Publication:
 
 def check_repository_id(repo_id: str) -> None:
     """Raises `PublishingError` unless it is of the form owner/name, by the Hub's rules."""
-    name = repo_id.rpartition("/")[2]
-    if (
-        not _REPOSITORY_ID.fullmatch(repo_id)
-        or "--" in repo_id
-        or ".." in repo_id
-        or name.endswith((".git", ".ipynb"))
-    ):
-        raise PublishingError(f"'{repo_id}' is no repository's name. Give owner/name, such as someone/coca-photos.")
+    unusual = "--" in repo_id or ".." in repo_id or repo_id.endswith((".git", ".ipynb"))
+    if unusual or not _REPOSITORY_ID.fullmatch(repo_id):
+        raise PublishingError(
+            f"'{repo_id}' is no repository's name. Give owner/name, such as someone/coca-photos: either is at most 96 "
+            "letters, digits, '-', '_' and '.', begins and ends with none of the last two, and has no '--' or '..'."
+        )
+
+
+def check_branch(revision: str | None) -> None:
+    """Raises `PublishingError` unless it can be a branch's name; None is the main one."""
+    if revision is not None and (".." in revision or "//" in revision or not _BRANCH.fullmatch(revision)):
+        raise PublishingError(f"'{revision}' is no branch's name. Give one such as v2, or leave it out for main.")
 
 
 def is_stale(name: str, publication: Publication) -> bool:
     """Whether a file in the repository is a part of an earlier model that would be taken for one of this model."""
-    return name not in publication.paths and _OWN_KIND.fullmatch(name) is not None
+    part = name in (WEIGHTS, INDEX, *OPTIONAL, *_ADAPTER) or _SHARD.fullmatch(name) or _CODE.fullmatch(name)
+    return bool(part) and name not in publication.paths
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -140,14 +148,22 @@ def _weights(folder: Path) -> list[str]:
     if whole and index.is_file():
         raise PublishingError(f"'{folder}' holds both {WEIGHTS} and {INDEX}. Remove what is not the model.")
     if index.is_file():
-        shards = _json(index, f"'{folder}' is not complete").get("weight_map", {}).values()
-        return [INDEX, *sorted(set(shards))]
+        return [INDEX, *_shards(index)]
     if not whole:
         raise PublishingError(
             f"'{folder}' has no weights: neither {WEIGHTS} nor {INDEX} is there. Other formats, which can run code "
             "when they are loaded, are not published: save the model with save_pretrained."
         )
     return [WEIGHTS]
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index of weights names. What else it may name, a pickle or a file elsewhere, stays here."""
+    places = _json(index, "").get("weight_map")
+    names = sorted(set(map(str, places.values()))) if isinstance(places, dict) else []
+    if not names or not all(map(_SHARD.fullmatch, names)):
+        raise PublishingError(f"'{index}' does not name shards, such as model-00001-of-00002.safetensors.")
+    return names
 
 
 def _check_code(folder: Path) -> None:
@@ -193,6 +209,7 @@ def _relative_pictures(card: str) -> Iterator[str]:
     widgets = parsed.data.get("widget") or []
     sources = [str(widget["src"]) for widget in widgets if isinstance(widget, dict) and "src" in widget]
     for name in (*sources, *(first or second for first, second in _PICTURE.findall(parsed.text))):
+        name = unquote(name)
         inside = not name.startswith("/") and ".." not in name.split("/")
         if "://" not in name and inside and name.lower().endswith(_PICTURE_SUFFIXES):
             yield name.removeprefix("./")

@@ -13,7 +13,7 @@ from typing import Any
 
 from .check import check_loads
 from .errors import PublishingError
-from .plan import CARD, Publication, is_stale, plan_publication
+from .plan import CARD, Publication, check_branch, is_stale, plan_publication
 
 
 _logger = logging.getLogger(__name__)
@@ -28,12 +28,17 @@ _AGAIN = " Run it again, and it goes on where it stopped."
 
 @dataclass(frozen=True)
 class Published:
-    """Where a publication is: the repository, and the commit that holds all of it."""
+    """
+    Where a publication is: the repository, and the commit that holds all of it.
+
+    `removed` are the files of an earlier model that this commit took away.
+    """
 
     repo_id: str
     revision: str
     commit: str
     url: str
+    removed: tuple[str, ...] = ()
 
 
 def push_folder(
@@ -62,6 +67,7 @@ def push_folder(
         PublishingError: The folder is not fit to be published, or the Hub does not take it.
     """
     publication = plan_publication(folder, repo_id)
+    check_branch(revision)
     check_login(repo_id, token)
     check_loads(publication)
     return publish(publication, private=private, revision=revision, message=message, token=token, endpoint=endpoint)
@@ -74,8 +80,14 @@ def check_login(repo_id: str, token: str | None = None) -> None:
 
     if HF_HUB_OFFLINE:
         raise PublishingError(f"Cannot publish to '{repo_id}' while HF_HUB_OFFLINE is set.")
-    if not (token or get_token()):
+    token = token or get_token()
+    if not token:
         raise PublishingError(f"Cannot publish to '{repo_id}' without a token: run `hf auth login`, or set HF_TOKEN.")
+    if not re.fullmatch(r"[!-~]+", token):
+        raise PublishingError(
+            f"Cannot publish to '{repo_id}': the token holds characters that no token has. Run `hf auth login`, or "
+            "set HF_TOKEN."
+        )
 
 
 def publish(
@@ -96,6 +108,7 @@ def publish(
     """
     from huggingface_hub import HfApi
 
+    check_branch(revision)
     api = HfApi(endpoint=endpoint, token=token, library_name="coca_hf")
     branch = revision or MAIN
 
@@ -134,7 +147,7 @@ def _commit(api: Any, publication: Publication, revision: str, message: str) -> 
         # What is stale was found in this commit. If there is a newer one, the Hub refuses, and we look again.
         parent_commit=before.sha,
     )
-    return Published(repo_id, revision, done.oid, done.commit_url)
+    return Published(repo_id, revision, done.oid, done.commit_url, tuple(stale))
 
 
 def _until_it_works(attempt: Callable[[], Published], repo_id: str) -> Published:
@@ -166,10 +179,23 @@ def _seconds_to_wait(error: BaseException, number: int) -> int | None:
     """Until the next attempt; None where the client has made several itself, or the Hub asks for too long a time."""
     if isinstance(error, RuntimeError):
         return None
-    response = getattr(error, "response", None)
-    asked = response.headers.get("Retry-After", "") if response is not None else ""
-    seconds = int(asked) if asked.isdecimal() else 2 ** (number - 1)
+    asked = _asked_to_wait(error)
+    seconds = 2 ** (number - 1) if asked is None else asked
     return seconds if seconds <= _LONGEST_WAIT_SECONDS else None
+
+
+def _asked_to_wait(error: BaseException) -> int | None:
+    """Seconds, where the Hub's answer names them: as an end of its rate limit's window, or as Retry-After."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    response = getattr(error, "response", None)
+    if response is None:
+        return None
+    limit = parse_ratelimit_headers(response.headers)
+    if response.status_code == 429 and limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds + 1
+    asked = response.headers.get("Retry-After", "")
+    return int(asked) if asked.isdecimal() else None
 
 
 def _status(error: BaseException) -> int | None:
@@ -184,11 +210,12 @@ def _is_network(error: BaseException) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong, without addresses: those of uploads hold signatures."""
+    """What went wrong, in one line."""
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         return f"{_one_line(error)}, because {_answer(error.__cause__)}"
-    hint = _HINTS.get(_status(error) or 0, "{}")
-    return hint.format(_answer(error))
+    hint = _HINTS.get(_status(error) or 0, "{answer}")
+    asked = _asked_to_wait(error)
+    return hint.format(answer=_answer(error), time="" if asked is None else f" {asked} s")
 
 
 def _answer(error: BaseException) -> str:
@@ -196,15 +223,22 @@ def _answer(error: BaseException) -> str:
     if response is None:
         return f"the connection failed: {_one_line(error)}" if _is_network(error) else _one_line(error)
     said = getattr(error, "server_message", None)
-    return f"the answer was {response.status_code} {response.reason_phrase}" + (f": {said}" if said else "")
+    answer = f"the answer was {response.status_code} {response.reason_phrase}"
+    return f"{answer}: {without_secrets(said)}" if said else answer
 
 
 def _one_line(error: BaseException) -> str:
-    return re.sub(r"https?://\S+", "(address)", " ".join(str(error).split())).rstrip(".") or type(error).__name__
+    return without_secrets(str(error)) or type(error).__name__
+
+
+def without_secrets(text: str) -> str:
+    """In one line, without addresses, since those of uploads hold signatures, and without tokens."""
+    text = re.sub(r"https?://[^\s'\"]+", "(address)", " ".join(text.split()))
+    return re.sub(r"\bBearer [^'\"]+|\bhf_\w+", "(token)", text).rstrip(".")
 
 
 _HINTS = {
-    401: "the Hub does not accept the token, {}. Run `hf auth login`, or set HF_TOKEN",
-    403: "the token may not write there, {}. Give it write access, or a namespace of your own",
-    429: "the Hub asks to wait, {}",
+    401: "the Hub does not accept the token, {answer}. Run `hf auth login`, or set HF_TOKEN",
+    403: "the token may not write there, {answer}. Give it write access, or a namespace of your own",
+    429: "the Hub asks to wait{time}, {answer}",
 }
