@@ -385,11 +385,38 @@ def _floors(model: str, bench: Bench) -> list[Record]:
         record |= {"variant": variant, "measure": "share", "target": "<= 0.10"}
         record |= {"value": 1 - accounted / c["seconds"], "unit": "seconds"}
         records.append(record | {"ours": c["seconds"], "theirs": accounted})
+        if variant == "float32":
+            (e,) = _in_turn([(process, _coca(model, "reading"))], 20)
+            record = {
+                "row": "reading",
+                "what": f"{model}, products of a step of 12 rows against reading their weights",
+            }
+            record |= {"variant": variant, "measure": "time", "target": "", "value": b["seconds"] / e["seconds"]}
+            records.append(record | {"unit": "seconds", "ours": b["seconds"], "theirs": e["seconds"]})
         # The floor that is drawn beside the rows of captioning.
         floor = {"row": "floor", "what": f"{model}, generate: encoder and products alone, against the whole call"}
         floor |= {"variant": variant, "measure": "time", "target": "", "unit": "seconds"}
         seconds = d["seconds"] + 29 * b["seconds"]
         records.append(floor | {"value": c["seconds"] / seconds, "ours": c["seconds"], "theirs": seconds})
+    return records
+
+
+def _train_floor(bench: Bench) -> list[Record]:
+    """A training step against its operations at the rate that a large product reaches."""
+    size, records = 2048, []
+    for length in (12, 76):
+        batch = {"batch": 16, "length": length}
+        step, product = _coca(B32, "train_step", **batch, skip_logits=True), _coca(B32, "large_product", size=size)
+        process = bench.process(step)
+        a, b = _in_turn([(process, step), (process, product)], 3)
+        operations = process.run(_coca(B32, "train_operations", **batch))["result"]
+        floor = operations / (2 * size**3 / b["seconds"])
+        record = {
+            "row": "train-floor",
+            "what": f"{B32}, a training step of 16 captions of {length} tokens, operations alone",
+        }
+        record |= {"variant": "float32", "measure": "time", "target": "", "value": a["seconds"] / floor}
+        records.append(record | {"unit": "seconds", "ours": a["seconds"], "theirs": floor})
     return records
 
 
@@ -563,6 +590,7 @@ def main(
         for comparison in _comparisons(_make_photos(bench.folder)):
             jobs[comparison.name] = lambda comparison=comparison: _compare(comparison, bench)
         jobs |= {"step-B-32": lambda: _floors(B32, bench), "step-L-14": lambda: _floors(L14, bench)}
+        jobs["train-floor"] = lambda: _train_floor(bench)
         for job, measure in jobs.items():
             if only is None or job.startswith(tuple(only)):
                 records = measure()

@@ -169,6 +169,24 @@ class CocaHf:
 
         return step
 
+    def train_operations(self, batch: int, length: int) -> Work:
+        """Operations of a training step: forward, and twice as many backward."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        x, ids = images(batch), captions(batch, length, length)
+
+        def count() -> int:
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                self.model.train()(x, ids, labels=ids, skip_logits=True)
+            return 3 * counter.get_total_flops()
+
+        return count
+
+    def large_product(self, size: int) -> Work:
+        """A product of (size, size) matrices: the rate that this processor reaches."""
+        a, b = torch.randn(size, size), torch.randn(size, size)
+        return lambda: (a @ b) is None
+
     def encode(self, batch: int) -> Work:
         x = images(batch).to(self.dtype)
         return torch.inference_mode()(lambda: self.model.encode_images(x) and None)
@@ -199,15 +217,29 @@ class CocaHf:
 
         return step
 
-    def products(self, rows: int) -> Work:
-        """The matrix products of one decoding step, alone: its floor."""
-        layers = [
+    def _step_layers(self) -> list[Any]:
+        return [
             module
             for name, module in self.model.named_modules()
             if hasattr(module, "in_features")
             and name.startswith(("model.text_model", "decoder", "lm_head"))
             and not name.endswith(("cross_attn.k_proj", "cross_attn.v_proj"))
         ]
+
+    def reading(self) -> Work:
+        """Every weight of one decoding step, read once: what memory alone takes."""
+        weights = [layer.weight for layer in self._step_layers()]
+
+        @torch.inference_mode()
+        def read() -> None:
+            for weight in weights:
+                weight.sum()
+
+        return read
+
+    def products(self, rows: int) -> Work:
+        """The matrix products of one decoding step, alone: its floor."""
+        layers = self._step_layers()
         inputs = {layer.in_features: torch.randn(rows, layer.in_features).to(self.dtype) for layer in layers}
 
         @torch.inference_mode()
