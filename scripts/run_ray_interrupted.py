@@ -120,7 +120,7 @@ def compare(work: Path, number: int, size: int, times: int) -> dict[str, Any]:
         "one process, undisturbed": {"exit_code": quiet_code, "seconds": round(quiet_seconds, 1)},
         "losses": losses,
         "continued": {"exit_code": code, "seconds": round(seconds, 1), "blocks that were there": len(written)},
-        "said": log.read_text("utf-8").splitlines()[-1].replace(f"{hunted}/", ""),
+        "said": log.read_text("utf-8").splitlines()[-1].replace(f"{work}/", ""),
         "lost": lines_in(quiet / OUTPUTS[0]) - len(set(names)),
         "doubled": len(names) - len(set(names)),
         "equal_records": code == quiet_code and all(text(quiet, name) == text(hunted, name) for name in OUTPUTS[::2]),
