@@ -522,24 +522,40 @@ def _table(records: list[Record]) -> Table:
     return table
 
 
+def _rows(header: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    """A table in Markdown, or nothing where it would be empty."""
+    return ["", *("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows))] if rows else []
+
+
 def _markdown(results: Record) -> str:
-    machine = {key: value for key, value in results.items() if key not in ("rows", "options", "growth")}
-    lines = [f"{key}: {value}  " for key, value in machine.items()]
-    lines += ["", "| " + " | ".join(HEADER) + " |", "| --- | --- | --- | --- | --- | --- | --- |"]
-    lines += ["| " + " | ".join(_cells(record)) + " |" for record in results["rows"]]
-    lines += [
-        "",
-        f"| option ({B32}, 2 images, 6 beams, 30 tokens) | speed | bundled model: captions right | changed |",
-    ]
-    lines += ["| --- | --- | --- | --- |"]
-    for one in results["options"]:
-        effect = f"{one['captions_right']:.1%} | {one['captions_changed']} of 1,000"
-        lines.append(f"| {one['option']} | {one['speed']:.2f} | {effect} |")
-    lines += ["", "![growth](growth.png)", "", "| axis | at | variant | call | floor | ratio |"]
-    lines += ["| --- | --- | --- | --- | --- | --- |"]
-    for one in results["growth"]:
-        seconds = f"{one['ours']:.3g} s | {one['floor']:.3g} s | {one['ours'] / one['floor']:.2f}"
-        lines.append(f"| {GROWTH_LABELS[one['axis']]} | {one['at']} | {one['variant']} | {seconds} |")
+    lines = [f"{key}: {value}  " for key, value in results.items() if key not in ("rows", "options", "growth")]
+    lines += _rows(HEADER, [_cells(record) for record in results["rows"]])
+    lines += _rows(
+        (f"option ({B32}, 2 images, 6 beams, 30 tokens)", "speed", "bundled model: captions right", "changed"),
+        [
+            [
+                one["option"],
+                f"{one['speed']:.2f}",
+                f"{one['captions_right']:.1%}",
+                f"{one['captions_changed']} of 1,000",
+            ]
+            for one in results["options"]
+        ],
+    )
+    lines += ["", "![growth](growth.png)"] if results["growth"] else []
+    lines += _rows(
+        ("axis", "at", "variant", "call", "floor", "ratio"),
+        [
+            [
+                GROWTH_LABELS[one["axis"]],
+                str(one["at"]),
+                one["variant"],
+                *(f"{one[name]:.3g} s" for name in ("ours", "floor")),
+                f"{one['ours'] / one['floor']:.2f}",
+            ]
+            for one in results["growth"]
+        ],
+    )
     return "\n".join(lines) + "\n"
 
 
