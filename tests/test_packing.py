@@ -16,8 +16,15 @@ IDS = torch.tensor([[START, 5, 9, 13], [START, 7, 2, 98]])
 PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
+needs_bfloat16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bfloat16 products"
+)
+
+
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), pytest.param(torch.bfloat16, 5e-2, marks=needs_bfloat16)]
+)
 def test_packed_weights_change_outputs_by_rounding_only(dtype, tolerance, activation):
     parts = ("vision_config", "text_config", "multimodal_config")
     model = tiny_captioner(**{part: {"hidden_act": activation} for part in parts}).to(dtype)
@@ -62,3 +69,9 @@ def test_a_type_that_cannot_be_packed_is_refused_by_name_before_anything_changes
     with pytest.raises(ValueError, match=r"lm_head\.weight is torch\.float16 on cpu"):
         pack_weights(model)
     assert not any(isinstance(module, PackedLinear) for module in model.modules())
+
+
+def test_bfloat16_is_refused_on_a_processor_without_it(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(ValueError, match=r"torch\.bfloat16, which this processor has no products for: load the model"):
+        pack_weights(tiny_captioner().to(torch.bfloat16))

@@ -51,8 +51,8 @@ def pack_weights(model: Model) -> Model:
         `model`, in evaluation mode.
 
     Raises:
-        ValueError: The model is not on a CPU, or its type is neither float32 nor bfloat16; or PyTorch was built
-            without oneDNN.
+        ValueError: The model is not on a CPU, or its type is neither float32 nor bfloat16; it is bfloat16, which this
+            processor has no products for; or PyTorch was built without oneDNN.
 
     Example:
 
@@ -69,6 +69,11 @@ def pack_weights(model: Model) -> Model:
             raise ValueError(
                 f"{name} is {parameter.dtype} on {parameter.device}: pack_weights() takes models of float32 or "
                 "bfloat16 on a CPU."
+            )
+        if parameter.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            raise ValueError(
+                f"{name} is torch.bfloat16, which this processor has no products for: load the model with "
+                "dtype=torch.float32, which is faster here."
             )
     for module in list(model.modules()):
         if getattr(getattr(module, "config", None), "hidden_act", None) == "gelu" and hasattr(module, "activation_fn"):
