@@ -5,6 +5,7 @@
 import base64
 import http.server
 import json
+import resource
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 from transformers_tests.test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
 
@@ -123,6 +124,104 @@ def test_a_file_gives_the_pixels_of_the_opened_image_turned_upright(small, path)
 def test_the_orientation_tag_of_a_file_is_honoured(small):
     path = IMAGES / "rotated.jpg"
     assert not np.array_equal(pixels_of(small, path), pixels_of(small, Image.open(path)))
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    """Shades, edges and grain, different in every corner."""
+    random = np.random.default_rng(0)
+    shades = Image.fromarray(random.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize((width, height))
+    shades.paste("navy", (width // 8, height // 8, width // 3, height // 2))
+    grain = random.normal(0, 5, (height, width, 1))
+    return Image.fromarray(np.clip(np.asarray(shades) + grain, 0, 255).astype(np.uint8))
+
+
+def saved_photograph(path: Path, size: tuple[int, int], mode: str = "RGB", orientation: int = 1, **options) -> Path:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    photograph(*size).convert(mode).save(path, "JPEG", exif=exif, quality=90, **options)
+    return path
+
+
+def assert_reduced_within_the_promise(processor: CoCaImageProcessor, path: Path, **kwargs) -> None:
+    levels = {"do_rescale": False, "do_normalize": False, **kwargs}
+    full, reduced = (pixels_of(processor, path, do_reduce=reduce, **levels) for reduce in (False, True))
+    difference = np.abs(full - reduced)
+    assert 0 < difference.mean() < 0.5
+    assert difference.max() <= 7
+
+
+# 1013 and 771 leave a remainder by every factor, on a side that turning moves.
+LARGE = (1013, 771)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [16, 36, 90], ids=["an eighth", "a quarter", "a half"])
+def test_a_large_jpeg_file_is_reduced_within_the_promise_however_it_is_turned(tmp_path, orientation, size):
+    path = saved_photograph(tmp_path / "x.jpg", LARGE, orientation=orientation)
+    assert_reduced_within_the_promise(processor_like(size), path)
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("size", [[20, 48], [48, 20]], ids=["wide", "tall"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_file_is_reduced_within_the_promise_whatever_the_target(tmp_path, resize_mode, size, orientation):
+    path = saved_photograph(tmp_path / "x.jpg", LARGE, orientation=orientation)
+    assert_reduced_within_the_promise(processor_like(size, resize_mode=resize_mode), path)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("CMYK", 4)])
+def test_a_reduced_file_keeps_its_mode(tmp_path, mode, channels):
+    path = saved_photograph(tmp_path / "x.jpg", LARGE, mode)
+    assert_reduced_within_the_promise(processor_like(36), path, do_convert_rgb=False)
+    raw = pixels_of(processor_like(36), path, do_convert_rgb=False, do_normalize=False)
+    assert raw.shape == (channels, 36, 36)
+
+
+def test_a_reduced_file_of_several_pictures_gives_the_first(tmp_path):
+    others = [Image.new("RGB", LARGE, "red")]
+    photograph(*LARGE).save(tmp_path / "x.mpo", save_all=True, append_images=others, quality=90)
+    assert_reduced_within_the_promise(processor_like(36), tmp_path / "x.mpo")
+
+
+def pixels_in_full(processor: CoCaImageProcessor, path: Path, **kwargs) -> np.ndarray:
+    return pixels_of(processor, ImageOps.exif_transpose(Image.open(path)), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("size", "kwargs"),
+    [
+        (LARGE, {"do_reduce": False}),
+        (LARGE, {"do_resize": False, "do_center_crop": False}),
+        (LARGE, {"resample": PILImageResampling.NEAREST}),
+        ((400, 287), {}),
+        ((2000, 287), {}),
+    ],
+    ids=["asked for", "not resized", "nearest pixel", "less than eight times the target", "and elongated"],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_file_in_full_gives_the_pixels_of_the_opened_image(tmp_path, size, kwargs, orientation):
+    path = saved_photograph(tmp_path / "x.jpg", size, orientation=orientation)
+    processor = processor_like(36)
+    np.testing.assert_array_equal(pixels_of(processor, path, **kwargs), pixels_in_full(processor, path, **kwargs))
+
+
+def test_a_processor_saved_without_reduction_decodes_in_full(tmp_path):
+    path = saved_photograph(tmp_path / "x.jpg", LARGE)
+    CoCaImageProcessor(do_reduce=False, size=36, crop_size=36).save_pretrained(tmp_path)
+    loaded = CoCaImageProcessor.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(pixels_of(loaded, path), pixels_in_full(loaded, path))
+
+
+def test_files_of_several_frames_are_not_left_open(small, tmp_path):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        images = small.fetch_images([tmp_path / "two.gif"] * 200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert small(images, return_tensors="np").pixel_values.shape == (200, 3, 16, 16)
 
 
 @pytest.fixture

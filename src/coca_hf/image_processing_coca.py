@@ -13,11 +13,12 @@ import math
 import os
 import urllib.request
 from io import BytesIO
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import (
@@ -37,6 +38,9 @@ RESIZE_MODES = ("shortest", "longest", "squash")
 # Beyond this many pixels an image is resized only where the crop looks: 64 megapixels are 200 MB in RGB. Ordinary
 # photographs resized to 224 stay a thousand times below it, extreme shapes such as 100000 x 1 do not.
 MAX_RESIZED_PIXELS = 2**26
+# A file is decoded at a fraction only if that leaves so many times the size it is resized to. The difference from full
+# decoding falls with it: for photographs at 2, 3, 4 and 6 times, a mean of up to 1.6, 0.7, 0.4 and 0.2 levels of 255.
+REDUCED_SIZE_RATIO = 4
 
 
 class CoCaImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -46,13 +50,53 @@ class CoCaImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-
         "shortest" covers the target and crops, "longest" fits into it and fills up, "squash" ignores proportions.
     fill_color:
         Value of the pixels that a crop adds, in the image's own mode, as a number for all channels or one for each.
+    do_reduce:
+        Whether to decode a JPEG file at 1/2, 1/4 or 1/8 of its size where at least four times the size that it is
+        resized to remains.
     """
 
     resize_mode: Literal["shortest", "longest", "squash"] | None
     fill_color: int | list[int] | tuple[int, ...] | None
+    do_reduce: bool | None
 
 
-def open_image(source: str | os.PathLike[str], timeout: float | None = None) -> Image.Image:
+def target_size(size: SizeDict) -> tuple[int, int]:
+    """(height, width) that `size` asks for."""
+    if size.shortest_edge:
+        return size.shortest_edge, size.shortest_edge
+    return size.height, size.width
+
+
+def resized_size(image_size: tuple[int, int], target: tuple[int, int], resize_mode: str) -> tuple[int, int]:
+    """(height, width) of the image and of the target -> (height, width) to resize to, before any crop.
+
+    open_clip's rounding: down for the long side of a square target (torchvision's Resize), else half to even
+    (ResizeKeepRatio). A side that would vanish keeps one pixel.
+    """
+    if resize_mode == "squash":
+        return target
+    height, width = image_size
+    if resize_mode == "shortest" and target[0] == target[1]:
+        short = target[0]
+        if width <= height:
+            return int(short * height / width), short
+        return short, int(short * width / height)
+    ratios = (height / target[0], width / target[1])
+    ratio = min(ratios) if resize_mode == "shortest" else max(ratios)
+    return max(round(height / ratio), 1), max(round(width / ratio), 1)
+
+
+class Resizing(NamedTuple):
+    """How an image gets its size: `target` is (height, width)."""
+
+    target: tuple[int, int]
+    mode: str
+    resample: int
+
+
+def open_image(
+    source: str | os.PathLike[str], timeout: float | None = None, resizing: Resizing | None = None
+) -> Image.Image:
     """An upright image, in the mode in which it is stored.
 
     transformers' `load_image` converts to RGB here already, which differs from open_clip for images with a palette or
@@ -61,6 +105,7 @@ def open_image(source: str | os.PathLike[str], timeout: float | None = None) -> 
     Args:
         source: Path, http(s) URL, data URL or base64 text.
         timeout: Seconds to wait for a URL; None: for ever.
+        resizing: What the image is for. A JPEG file that is far larger comes at that size, from a reduced decoding.
 
     Raises:
         ValueError: `source` is none of these.
@@ -82,9 +127,31 @@ def open_image(source: str | os.PathLike[str], timeout: float | None = None) -> 
             raise ValueError(
                 f"No image at {name[:200]!r}: give the path of an existing file, an http(s) URL or base64 text."
             ) from error
-    image = Image.open(file)
-    image.load()
-    return ImageOps.exif_transpose(image)
+    with Image.open(file) as image:
+        if resizing and isinstance(image, JpegImageFile):
+            reduced = decode_reduced(image, resizing)
+            if reduced is not None:
+                return ImageOps.exif_transpose(reduced)
+        # In place, since a copy of a large image takes half as long as decoding it.
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def decode_reduced(image: JpegImageFile, resizing: Resizing) -> Image.Image | None:
+    """An image not yet decoded -> the one that `resizing` makes of it, not yet upright; None if it is not much larger.
+
+    libjpeg scales in its inverse cosine transform, at a fraction of the time of decoding and resizing everything.
+    """
+    width, height = image.size
+    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    wanted = resized_size((width, height) if is_turned else (height, width), resizing.target, resizing.mode)
+    wanted_width, wanted_height = wanted if is_turned else wanted[::-1]
+    drafted = image.draft(None, (wanted_width * REDUCED_SIZE_RATIO, wanted_height * REDUCED_SIZE_RATIO))
+    if drafted is None or image.size == (width, height):
+        return None
+    # Where the fraction leaves a remainder, the last pixels lie partly outside the picture.
+    _, box = drafted
+    return image.resize((wanted_width, wanted_height), resizing.resample, box=box)
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
@@ -130,32 +197,6 @@ def array_to_image(array: np.ndarray, input_data_format: str | ChannelDimension 
             "undo any normalisation, which is this processor's work."
         )
     return Image.fromarray(np.ascontiguousarray(np.rint(array).astype(np.uint8))), bool(unit_range)
-
-
-def target_size(size: SizeDict) -> tuple[int, int]:
-    """(height, width) that `size` asks for."""
-    if size.shortest_edge:
-        return size.shortest_edge, size.shortest_edge
-    return size.height, size.width
-
-
-def resized_size(image_size: tuple[int, int], target: tuple[int, int], resize_mode: str) -> tuple[int, int]:
-    """(height, width) of the image and of the target -> (height, width) to resize to, before any crop.
-
-    open_clip's rounding: down for the long side of a square target (torchvision's Resize), else half to even
-    (ResizeKeepRatio). A side that would vanish keeps one pixel.
-    """
-    if resize_mode == "squash":
-        return target
-    height, width = image_size
-    if resize_mode == "shortest" and target[0] == target[1]:
-        short = target[0]
-        if width <= height:
-            return int(short * height / width), short
-        return short, int(short * width / height)
-    ratios = (height / target[0], width / target[1])
-    ratio = min(ratios) if resize_mode == "shortest" else max(ratios)
-    return max(round(height / ratio), 1), max(round(width / ratio), 1)
 
 
 def resize(image: Image.Image, size: tuple[int, int], resample: int, crop: tuple[int, int] | None) -> Image.Image:
@@ -220,6 +261,14 @@ class CoCaImageProcessor(PilBackend):
 
     Arrays hold 0..255, or 0..1 as floats, which are then not rescaled again whatever `do_rescale` says.
 
+    The one exception from equal pixels, and only for JPEG files that are given by path, URL or base64: one of at least
+    eight times the size it is resized to (12 megapixels for 224) is decoded at 1/2, 1/4 or 1/8, which leaves at least
+    four times that size and takes a quarter of the time or less. Photographs differ by at most 0.5 levels of 255 on
+    average and 7 in a pixel, their embeddings by less than 2e-5 in cosine; a page of black print on white, where full
+    decoding clips what overshoots white, by 1.4, 15 and 2e-4. That is below what another JPEG decoder or a saved copy
+    changes, hence the default. `do_reduce=False` decodes everything in full, to open_clip's bits; so do images already
+    opened, whatever it says.
+
     Raises:
         ValueError: On construction or call, a `size` that does not say what `resize_mode` needs.
     """
@@ -241,6 +290,7 @@ class CoCaImageProcessor(PilBackend):
     do_convert_rgb = True
     resize_mode = "shortest"
     fill_color = 0
+    do_reduce = True
 
     def __init__(self, **kwargs: Unpack[CoCaImageProcessorKwargs]) -> None:
         super().__init__(**kwargs)
@@ -268,12 +318,15 @@ class CoCaImageProcessor(PilBackend):
         if do_resize:
             self._validate_resizing(size, resize_mode)
 
-    def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Images in place of the paths (`str` or `os.PathLike`) and URLs in nested lists; images stay as they are."""
+    def fetch_images(self, image_url_or_urls: Any, resizing: Resizing | None = None) -> Any:
+        """Images in place of the paths (`str` or `os.PathLike`) and URLs in nested lists; images stay as they are.
+
+        `resizing` as in `open_image`.
+        """
         if isinstance(image_url_or_urls, (list, tuple)):
-            return [self.fetch_images(item) for item in image_url_or_urls]
+            return [self.fetch_images(item, resizing) for item in image_url_or_urls]
         if isinstance(image_url_or_urls, (str, os.PathLike)):
-            return open_image(image_url_or_urls)
+            return open_image(image_url_or_urls, resizing=resizing)
         if not is_valid_image(image_url_or_urls):
             raise TypeError(
                 f"An image of type {type(image_url_or_urls).__name__} is not supported: give a path, a URL, or an "
@@ -282,6 +335,13 @@ class CoCaImageProcessor(PilBackend):
         if not isinstance(image_url_or_urls, Image.Image) and image_url_or_urls.ndim == 2:
             return image_url_or_urls[None]
         return image_url_or_urls
+
+    def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        # The library fetches without saying what for; it finds images in place of the paths then.
+        if kwargs["do_reduce"] and kwargs["do_resize"] and kwargs["resample"] != PILImageResampling.NEAREST:
+            resizing = Resizing(target_size(kwargs["size"]), kwargs["resize_mode"], kwargs["resample"])
+            images = self.fetch_images(images, resizing)
+        return super()._prepare_image_like_inputs(images, *args, **kwargs)
 
     def process_image(
         self, image: ImageInput, input_data_format: str | ChannelDimension | None = None, **kwargs: Any
@@ -337,27 +397,28 @@ class CoCaImageProcessor(PilBackend):
             image = center_crop(image, crop, fill_color)
         if do_convert_rgb:
             image = image.convert("RGB")
-        pixels = np.asarray(image, dtype=np.float32)
-        if pixels.ndim == 2:
-            pixels = pixels[..., None]
+        levels = np.atleast_3d(np.asarray(image))
+        # Channels first, and in place: several times as fast as arithmetic on rows of three values.
+        pixels = np.moveaxis(levels, -1, 0).astype(np.float32, order="C")
         if unit_range:
-            pixels = pixels / np.float32(255)
+            pixels /= np.float32(255)
         elif do_rescale:
             # Division, because open_clip divides by 255 in float32 and a product rounds otherwise.
-            pixels = pixels / np.float32(1 / rescale_factor)
+            pixels /= np.float32(1 / rescale_factor)
         if do_normalize:
-            pixels = self._normalize(pixels, image_mean, image_std)
+            self._normalize(pixels, image_mean, image_std)
         last = data_format is not None and ChannelDimension(data_format) == ChannelDimension.LAST
-        return pixels if last else np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+        return np.ascontiguousarray(np.moveaxis(pixels, 0, -1)) if last else pixels
 
     @staticmethod
-    def _normalize(pixels: np.ndarray, mean: float | tuple[float, ...], std: float | tuple[float, ...]) -> np.ndarray:
-        """(height, width, channels) -> the same shape, by channel."""
+    def _normalize(pixels: np.ndarray, mean: float | tuple[float, ...], std: float | tuple[float, ...]) -> None:
+        """(channels, height, width), by channel, in place."""
         shift, scale = np.asarray(mean, dtype=np.float32), np.asarray(std, dtype=np.float32)
         for name, values in (("image_mean", shift), ("image_std", scale)):
-            if values.ndim and len(values) != pixels.shape[-1]:
-                raise ValueError(f"{name} has {len(values)} values, but the image has {pixels.shape[-1]} channels.")
-        return (pixels - shift) / scale
+            if values.ndim and len(values) != len(pixels):
+                raise ValueError(f"{name} has {len(values)} values, but the image has {len(pixels)} channels.")
+        pixels -= shift.reshape(-1, 1, 1)
+        pixels /= scale.reshape(-1, 1, 1)
 
 
 __all__ = ["CoCaImageProcessor"]
