@@ -326,6 +326,8 @@ class CoCaAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        # All three in one, in their place: see `pack_weights`.
+        self.qkv_proj: nn.Module | None = None
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
@@ -343,9 +345,11 @@ class CoCaAttention(nn.Module):
         """
         batch, length, _ = hidden_states.shape
         heads = (batch, length, -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        if self.qkv_proj is None:
+            projected = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
+        else:
+            projected = self.qkv_proj(hidden_states).chunk(3, dim=-1)
+        query, key, value = (states.view(heads).transpose(1, 2) for states in projected)
         if past_key_values is not None and num_uncached:
             cached = slice(None, length - num_uncached)
             past_key_values.update(key[:, :, cached], value[:, :, cached], self.layer_idx)

@@ -39,6 +39,14 @@ class PackedLinear(nn.Module):
         raise RuntimeError("The weights are packed for inference: save the model before pack_weights().")
 
 
+def _joined(*layers: nn.Linear) -> nn.Linear:
+    """One layer that gives the outputs of all, one behind the other."""
+    joined = nn.Linear(layers[0].in_features, sum(layer.out_features for layer in layers), device="meta")
+    joined.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]))
+    joined.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]))
+    return joined
+
+
 def pack_weights(model: Model) -> Model:
     """
     Repacks the weights of all linear layers for inference on this CPU, in place: the same numbers, in half the time.
@@ -76,6 +84,9 @@ def pack_weights(model: Model) -> Model:
                 "dtype=torch.float32, which is faster here."
             )
     for module in list(model.modules()):
+        if hasattr(module, "qkv_proj"):
+            module.qkv_proj = _joined(module.q_proj, module.k_proj, module.v_proj)
+            del module.q_proj, module.k_proj, module.v_proj
         if getattr(getattr(module, "config", None), "hidden_act", None) == "gelu" and hasattr(module, "activation_fn"):
             module.fc1, module.activation_fn = PackedLinear(module.fc1, "gelu"), nn.Identity()
         for name, child in list(module.named_children()):
