@@ -57,6 +57,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     **{name: VARIANTS[name] for name in EVERY_AND_COMPILED},
     "int8 weights, by torchao": {"int8": True},
 }
+PHOTOS = {"12-megapixel": (4032, 3024), "640x480": (640, 480)}
 DIVERSE = {"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 0.5}
 # glibc keeps freed blocks of up to 32 MB, so that a peak would depend on the order of allocations.
 MEMORY_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
@@ -328,7 +329,7 @@ def _make_photos(folder: Path) -> dict[str, list[str]]:
     """JPEG files with smooth shapes, edges and grain, as photographs have."""
     files: dict[str, list[str]] = {}
     random = np.random.default_rng(0)
-    for name, (width, height) in {"12-megapixel": (4032, 3024), "640x480": (640, 480)}.items():
+    for name, (width, height) in PHOTOS.items():
         files[name] = []
         for index in range(4):
             coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((width, height))
@@ -370,6 +371,12 @@ def _coca(model: str, case: str, **arguments: Any) -> Call:
     return Call("coca_hf", case, arguments, {"name": model})
 
 
+def _against(row: str, what: str, variant: str, ours: float, theirs: float, target: str = "") -> Record:
+    """A row that says how many times `theirs`, in seconds, `ours` is."""
+    record = {"row": row, "what": what, "variant": variant, "measure": "time", "target": target}
+    return record | {"value": ours / theirs, "unit": "seconds", "ours": ours, "theirs": theirs}
+
+
 def _floors(model: str, bench: Bench) -> list[Record]:
     """A decoding step against its own products, and what a call spends outside encoder and steps."""
     records = []
@@ -379,27 +386,19 @@ def _floors(model: str, bench: Bench) -> list[Record]:
         process = bench.process(step, variant)
         a, b = _in_turn([(process, step), (process, products)], 20)
         c, d = _in_turn([(process, call), (process, encode)], 3)
-        record = {"row": "step", "what": f"{model}, one decoding step of 12 rows against its products alone"}
-        record |= {"variant": variant, "measure": "time", "target": "<= 1.15", "value": a["seconds"] / b["seconds"]}
-        records.append(record | {"unit": "seconds", "ours": a["seconds"], "theirs": b["seconds"]})
-        accounted = d["seconds"] + 29 * a["seconds"]
-        record = {"row": "overhead", "what": f"{model}, share of a generate call outside encoder and steps"}
-        record |= {"variant": variant, "measure": "share", "target": "<= 0.10"}
-        record |= {"value": 1 - accounted / c["seconds"], "unit": "seconds"}
-        records.append(record | {"ours": c["seconds"], "theirs": accounted})
+        encode_and_steps, floor = d["seconds"] + 29 * a["seconds"], d["seconds"] + 29 * b["seconds"]
+        what = f"{model}, one decoding step of 12 rows against its products alone"
+        records.append(_against("step", what, variant, a["seconds"], b["seconds"], "<= 1.15"))
+        what = f"{model}, share of a generate call outside encoder and steps"
+        overhead = _against("overhead", what, variant, c["seconds"], encode_and_steps, "<= 0.10")
+        records.append(overhead | {"measure": "share", "value": 1 - encode_and_steps / c["seconds"]})
         if variant == "float32":
             (e,) = _in_turn([(process, _coca(model, "reading"))], 20)
-            record = {
-                "row": "reading",
-                "what": f"{model}, products of a step of 12 rows against reading their weights",
-            }
-            record |= {"variant": variant, "measure": "time", "target": "", "value": b["seconds"] / e["seconds"]}
-            records.append(record | {"unit": "seconds", "ours": b["seconds"], "theirs": e["seconds"]})
+            what = f"{model}, products of a step of 12 rows against reading their weights"
+            records.append(_against("reading", what, variant, b["seconds"], e["seconds"]))
         # The floor that is drawn beside the rows of captioning.
-        floor = {"row": "floor", "what": f"{model}, generate: encoder and products alone, against the whole call"}
-        floor |= {"variant": variant, "measure": "time", "target": "", "unit": "seconds"}
-        seconds = d["seconds"] + 29 * b["seconds"]
-        records.append(floor | {"value": c["seconds"] / seconds, "ours": c["seconds"], "theirs": seconds})
+        what = f"{model}, generate: encoder and products alone, against the whole call"
+        records.append(_against("floor", what, variant, c["seconds"], floor))
     return records
 
 
@@ -413,12 +412,8 @@ def _train_floor(bench: Bench) -> list[Record]:
         a, b = _in_turn([(process, step), (process, product)], 3)
         operations = process.run(_coca(B32, "train_operations", **batch))["result"]
         floor = operations / (2 * size**3 / b["seconds"])
-        record = {
-            "row": "train-floor",
-            "what": f"{B32}, a training step of 16 captions of {length} tokens, operations alone",
-        }
-        record |= {"variant": "float32", "measure": "time", "target": "", "value": a["seconds"] / floor}
-        records.append(record | {"unit": "seconds", "ours": a["seconds"], "theirs": floor})
+        what = f"{B32}, a training step of 16 captions of {length} tokens, operations alone"
+        records.append(_against("train-floor", what, "float32", a["seconds"], floor))
     return records
 
 
