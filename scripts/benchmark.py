@@ -471,7 +471,7 @@ def _growth(bench: Bench) -> list[Record]:
                     _coca(B32, "encode", batch=setting["batch"]),
                     _coca(B32, "products", rows=rows),
                 ]
-                call, encode, products = _in_turn([(bench.process(one, variant), one) for one in calls], 2)
+                call, encode, products = _in_turn([(bench.process(one, variant), one) for one in calls], 1, warm=False)
                 floor = encode["seconds"] + (setting["tokens"] - 1) * products["seconds"]
                 at = setting["num_beams" if axis == "beams" else axis]
                 records.append({"axis": axis, "at": at, "variant": variant, "ours": call["seconds"], "floor": floor})
