@@ -473,7 +473,7 @@ def train(
             collator = CaptionCollator(processor, rng, with_facts=True)
         else:
             learner = model
-            learner.model.vision_model.requires_grad_(False)
+            model.model.vision_model.requires_grad_(False)
             collator = CaptionCollator(processor, rng, with_facts=False)
         trainer = Trainer(
             model=learner,

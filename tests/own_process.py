@@ -1,20 +1,28 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""The command in a process of its own that finds the libraries imported, for tests of what happens after its start."""
+"""Processes of their own that find the libraries imported, for tests of what happens after their start."""
 
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 
 import torch
+import torch.multiprocessing
 
 from coca_hf.captioning.workers import start_early
 from coca_hf.cli import main
 
 
+def run_together(worker: Callable[..., None], arguments: tuple, number: int) -> None:
+    """Calls `worker(rank, *arguments)` in so many processes at a time, and raises what one of them raises."""
+    start_early()
+    torch.multiprocessing.start_processes(worker, arguments, number, start_method="forkserver")
+
+
 def start_command(*arguments: str) -> ForkServerProcess:
-    """In this folder, in a session of its own; what it says goes into the files `stdout` and `stderr`."""
+    """The command in this folder, in a session of its own; what it says goes into the files `stdout` and `stderr`."""
     start_early()
     process = multiprocessing.get_context("forkserver").Process(target=_run, args=(arguments,))
     process.start()
