@@ -57,6 +57,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     **{name: VARIANTS[name] for name in EVERY_AND_COMPILED},
     "int8 weights, by torchao": {"int8": True},
 }
+PHOTOS = {"12-megapixel": (4032, 3024), "640x480": (640, 480)}
 DIVERSE = {"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 0.5}
 # glibc keeps freed blocks of up to 32 MB, so that a peak would depend on the order of allocations.
 MEMORY_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
@@ -110,7 +111,7 @@ def _goal(row: str, what: str, bound: str, measure: Measure = "speed", **by_vari
     return Goal(row, what, measure, {"": bound, **{name.replace("_", " "): b for name, b in by_variant.items()}})
 
 
-def _captioning(model: str, bounds: tuple[str, str, str], repeats: int) -> Comparison:
+def _captioning(model: str, bounds: tuple[str, str, str], variants: tuple[str, ...], repeats: int) -> Comparison:
     short = model.removeprefix("coca_ViT-")
     made_with = {"name": model}
     exact, in_bfloat16, default = bounds
@@ -126,7 +127,7 @@ def _captioning(model: str, bounds: tuple[str, str, str], repeats: int) -> Compa
         # What `num_beams=6, num_beam_groups=3, seq_len=30` are upstream.
         Call("open_clip", "default_call", {"batch": 2}, made_with),
         (
-            Ours(Call("coca_hf", "generate", {"batch": 2, **DIVERSE}, made_with), (goal,), EVERY_AND_COMPILED),
+            Ours(Call("coca_hf", "generate", {"batch": 2, **DIVERSE}, made_with), (goal,), variants),
             Ours(Call("coca_hf", "default_call", {"batch": 2}, made_with), (same,), FLOAT32),
         ),
         repeats=repeats,
@@ -179,7 +180,7 @@ def _comparisons(photos: dict[str, list[str]]) -> list[Comparison]:
             on_b32("image_features", {"batch": 16}, _goal("image", f"{B32}, 16 images", "<= 1.0", "time")),
             repeats=9,
         ),
-        _captioning(B32, (">= 12", ">= 35", ">= 15"), repeats=3),
+        _captioning(B32, (">= 12", ">= 35", ">= 15"), EVERY_AND_COMPILED, repeats=3),
         Comparison(
             "blip",
             Call("blip", "generate", beams),
@@ -206,7 +207,7 @@ def _comparisons(photos: dict[str, list[str]]) -> list[Comparison]:
             repeats=0,
             fresh=True,
         ),
-        _captioning(L14, (">= 10", ">= 25", ">= 11"), repeats=2),
+        _captioning(L14, (">= 10", ">= 25", ">= 11"), EVERY, repeats=2),
     ]
     for name, bound in (("12-megapixel", ">= 2"), ("640x480", ">= 1.2")):
         goal = _goal(f"preprocess-{name}", f"{name} JPEG files to pixel values, against CLIP's processor", bound)
@@ -328,7 +329,7 @@ def _make_photos(folder: Path) -> dict[str, list[str]]:
     """JPEG files with smooth shapes, edges and grain, as photographs have."""
     files: dict[str, list[str]] = {}
     random = np.random.default_rng(0)
-    for name, (width, height) in {"12-megapixel": (4032, 3024), "640x480": (640, 480)}.items():
+    for name, (width, height) in PHOTOS.items():
         files[name] = []
         for index in range(4):
             coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((width, height))
@@ -370,6 +371,12 @@ def _coca(model: str, case: str, **arguments: Any) -> Call:
     return Call("coca_hf", case, arguments, {"name": model})
 
 
+def _against(row: str, what: str, variant: str, ours: float, theirs: float, target: str = "") -> Record:
+    """A row that says how many times `theirs`, in seconds, `ours` is."""
+    record = {"row": row, "what": what, "variant": variant, "measure": "time", "target": target}
+    return record | {"value": ours / theirs, "unit": "seconds", "ours": ours, "theirs": theirs}
+
+
 def _floors(model: str, bench: Bench) -> list[Record]:
     """A decoding step against its own products, and what a call spends outside encoder and steps."""
     records = []
@@ -379,27 +386,19 @@ def _floors(model: str, bench: Bench) -> list[Record]:
         process = bench.process(step, variant)
         a, b = _in_turn([(process, step), (process, products)], 20)
         c, d = _in_turn([(process, call), (process, encode)], 3)
-        record = {"row": "step", "what": f"{model}, one decoding step of 12 rows against its products alone"}
-        record |= {"variant": variant, "measure": "time", "target": "<= 1.15", "value": a["seconds"] / b["seconds"]}
-        records.append(record | {"unit": "seconds", "ours": a["seconds"], "theirs": b["seconds"]})
-        accounted = d["seconds"] + 29 * a["seconds"]
-        record = {"row": "overhead", "what": f"{model}, share of a generate call outside encoder and steps"}
-        record |= {"variant": variant, "measure": "share", "target": "<= 0.10"}
-        record |= {"value": 1 - accounted / c["seconds"], "unit": "seconds"}
-        records.append(record | {"ours": c["seconds"], "theirs": accounted})
+        encode_and_steps, floor = d["seconds"] + 29 * a["seconds"], d["seconds"] + 29 * b["seconds"]
+        what = f"{model}, one decoding step of 12 rows against its products alone"
+        records.append(_against("step", what, variant, a["seconds"], b["seconds"], "<= 1.15"))
+        what = f"{model}, share of a generate call outside encoder and steps"
+        overhead = _against("overhead", what, variant, c["seconds"], encode_and_steps, "<= 0.10")
+        records.append(overhead | {"measure": "share", "value": 1 - encode_and_steps / c["seconds"]})
         if variant == "float32":
             (e,) = _in_turn([(process, _coca(model, "reading"))], 20)
-            record = {
-                "row": "reading",
-                "what": f"{model}, products of a step of 12 rows against reading their weights",
-            }
-            record |= {"variant": variant, "measure": "time", "target": "", "value": b["seconds"] / e["seconds"]}
-            records.append(record | {"unit": "seconds", "ours": b["seconds"], "theirs": e["seconds"]})
+            what = f"{model}, products of a step of 12 rows against reading their weights"
+            records.append(_against("reading", what, variant, b["seconds"], e["seconds"]))
         # The floor that is drawn beside the rows of captioning.
-        floor = {"row": "floor", "what": f"{model}, generate: encoder and products alone, against the whole call"}
-        floor |= {"variant": variant, "measure": "time", "target": "", "unit": "seconds"}
-        seconds = d["seconds"] + 29 * b["seconds"]
-        records.append(floor | {"value": c["seconds"] / seconds, "ours": c["seconds"], "theirs": seconds})
+        what = f"{model}, generate: encoder and products alone, against the whole call"
+        records.append(_against("floor", what, variant, c["seconds"], floor))
     return records
 
 
@@ -413,12 +412,8 @@ def _train_floor(bench: Bench) -> list[Record]:
         a, b = _in_turn([(process, step), (process, product)], 3)
         operations = process.run(_coca(B32, "train_operations", **batch))["result"]
         floor = operations / (2 * size**3 / b["seconds"])
-        record = {
-            "row": "train-floor",
-            "what": f"{B32}, a training step of 16 captions of {length} tokens, operations alone",
-        }
-        record |= {"variant": "float32", "measure": "time", "target": "", "value": a["seconds"] / floor}
-        records.append(record | {"unit": "seconds", "ours": a["seconds"], "theirs": floor})
+        what = f"{B32}, a training step of 16 captions of {length} tokens, operations alone"
+        records.append(_against("train-floor", what, "float32", a["seconds"], floor))
     return records
 
 
@@ -476,7 +471,7 @@ def _growth(bench: Bench) -> list[Record]:
                     _coca(B32, "encode", batch=setting["batch"]),
                     _coca(B32, "products", rows=rows),
                 ]
-                call, encode, products = _in_turn([(bench.process(one, variant), one) for one in calls], 2)
+                call, encode, products = _in_turn([(bench.process(one, variant), one) for one in calls], 1, warm=False)
                 floor = encode["seconds"] + (setting["tokens"] - 1) * products["seconds"]
                 at = setting["num_beams" if axis == "beams" else axis]
                 records.append({"axis": axis, "at": at, "variant": variant, "ours": call["seconds"], "floor": floor})

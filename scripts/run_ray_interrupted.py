@@ -16,12 +16,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import psutil
-import ray
 import torch
 import typer
 from rich.console import Console
@@ -114,7 +114,7 @@ def compare(work: Path, number: int, size: int, times: int) -> dict[str, Any]:
     names = [json.loads(line)["image"] for line in (hunted / OUTPUTS[0]).read_text("ascii").splitlines()]
     return {
         "date": date.today().isoformat(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "ray": ray.__version__},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "ray": version("ray")},
         "images": number,
         "blocks": len(shards),
         "one process, undisturbed": {"exit_code": quiet_code, "seconds": round(quiet_seconds, 1)},

@@ -262,10 +262,11 @@ class FactCollator:
 
 @dataclass
 class CaptionCollator:
-    """Scenes -> the model's inputs, with new words for the facts each time."""
+    """Scenes -> the model's inputs, with new words for the facts each time, and the facts' labels if asked for."""
 
     processor: CoCaProcessor
     rng: random.Random
+    with_facts: bool
 
     def __call__(self, examples: list[tuple[np.ndarray, Facts]]) -> dict[str, Tensor]:
         pictures, facts = zip(*mirrored_at_random(examples, self.rng), strict=True)
@@ -277,13 +278,15 @@ class CaptionCollator:
         inputs = self.processor.tokenizer(texts, padding=True, return_tensors="pt")
         ignored = (inputs["attention_mask"] == 0) | is_partial[:, None]
         is_gappy = torch.tensor([not partial and self.rng.random() < GAPPY_SHARE for partial in is_partial.tolist()])
-        return {
+        batch = {
             "pixel_values": as_pixel_values(np.stack(pictures), self.processor.image_processor),
             "input_ids": self.with_gaps(inputs["input_ids"], is_gappy),
             "attention_mask": inputs["attention_mask"],
             "labels": inputs["input_ids"].masked_fill(ignored, IGNORED),
-            "fact_labels": torch.tensor([fact_labels(each) for each in facts]),
         }
+        if self.with_facts:
+            batch["fact_labels"] = torch.tensor([fact_labels(each) for each in facts])
+        return batch
 
     def with_gaps(self, input_ids: Tensor, is_gappy: Tensor) -> Tensor:
         """(batch, text), bool (batch,) -> ids in which some words of some rows are a question mark."""
@@ -460,14 +463,18 @@ def train(
     for stage in stages:
         if model.config.vision_config.image_size != stage.image_size:
             model = resized(model, stage.image_size)
-        learner: nn.Module = CaptionsAndFacts(model, head)
-        collator: Callable = CaptionCollator(processor, rng)
+        learner: nn.Module
+        collator: Callable
         if stage.name in ("shapes", "facts"):
             learner = FactClassifier(model.model.vision_model, head)
             collator = FactCollator(processor, rng, grey_share=1.0 if stage.name == "shapes" else GREY_SHARE)
-        elif stage.name == "wording":
+        elif stage.name == "captions":
+            learner = CaptionsAndFacts(model, head)
+            collator = CaptionCollator(processor, rng, with_facts=True)
+        else:
+            learner = model
             model.model.vision_model.requires_grad_(False)
-            head.requires_grad_(False)
+            collator = CaptionCollator(processor, rng, with_facts=False)
         trainer = Trainer(
             model=learner,
             args=training_arguments(stage, share, work / stage.name),

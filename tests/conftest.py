@@ -16,6 +16,9 @@ torch.set_num_threads(1)
 # Not tests of this project: transformers' own, and stand-ins for some of its modules.
 collect_ignore = ["transformers_tests"]
 
+# What takes many seconds to set up, so that all tests that ask for it run in the same test process.
+COSTLY_FIXTURES = {"conversions", "documented_model", "full_size", "outcomes", "published", "pushed", "saved"}
+
 TRANSFORMERS_MARKERS = (
     "accelerate_tests",
     "flash_attn_test",
@@ -32,3 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes seconds, and the release of transformers does not matter to it")
     for name in TRANSFORMERS_MARKERS:
         config.addinivalue_line("markers", f"{name}: set by transformers' own tests")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in sorted(COSTLY_FIXTURES.intersection(getattr(item, "fixturenames", ()))):
+            item.add_marker(pytest.mark.xdist_group(name))

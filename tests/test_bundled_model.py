@@ -110,7 +110,7 @@ def test_training_sees_the_pixels_that_the_processor_gives(model):
 
 def test_a_partial_text_is_no_target_of_the_decoder(model):
     examples = [(np.zeros((80, 80, 3), np.uint8), scene.facts) for scene in scenes.scenes("train", 64)]
-    batch = train_bundled_model.CaptionCollator(model.processor, random.Random(0))(examples)
+    batch = train_bundled_model.CaptionCollator(model.processor, random.Random(0), with_facts=False)(examples)
     decode = model.processor.tokenizer.batch_decode
     is_target = (batch["labels"] != -100).any(1)
     targets = decode(batch["labels"].masked_fill(batch["labels"] == -100, 0), skip_special_tokens=True)

@@ -335,6 +335,7 @@ def test_making_only_the_visible_part_of_an_enormous_image_gives_the_same_pixels
     np.testing.assert_allclose(pixels_of(processor, strip), whole, rtol=0, atol=1.01 * one_level)
 
 
+@pytest.mark.slow
 def test_memory_for_an_extreme_shape_is_bounded():
     # Resized as a whole, the strip would take 400 MB.
     code = (

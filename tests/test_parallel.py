@@ -11,6 +11,7 @@ import torch
 from transformers.distributed import DistributedConfig
 
 from coca_hf.modeling_coca import CoCaForCaptioning
+from own_process import run_together
 from tiny import tiny_captioner
 
 
@@ -63,7 +64,7 @@ def test_processes_that_share_the_weights_compute_what_one_does(tmp_path: Path, 
     model = tiny_captioner(text_config={"vocab_size": 100}, nonscalar_logit_scale=True)
     model.save_pretrained(tmp_path)
     expected = compute(model, make_batch())
-    torch.multiprocessing.spawn(_worker, args=(str(tmp_path), sizes, batch_parts), nprocs=NUM_PROCESSES)
+    run_together(_worker, (str(tmp_path), sizes, batch_parts), NUM_PROCESSES)
     results = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(NUM_PROCESSES)]
     for name in ("ids", "logits", "image_embeds"):
         whole = torch.cat([result[name] for result in results[:batch_parts]])

@@ -46,6 +46,14 @@ def caption(folder):
     return say
 
 
+def test_a_large_file_is_read_as_the_processor_reads_it(pipe, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (600, 400, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "x.jpg")
+    reduced = pipe.image_processor(tmp_path / "x.jpg", return_tensors="pt").pixel_values
+    assert torch.equal(pipe.preprocess(tmp_path / "x.jpg")["pixel_values"], reduced)
+    assert not torch.equal(pipe.preprocess(Image.open(tmp_path / "x.jpg"))["pixel_values"], reduced)
+
+
 def test_different_images_get_different_captions(caption):
     assert len({caption(path)[0] for path in PATHS}) == len(PATHS)
 

@@ -45,6 +45,16 @@ def test_images_and_texts_give_the_inputs_of_the_model(processor):
     assert batch.attention_mask[0].sum() < batch.attention_mask[1].sum()
 
 
+def test_a_large_file_is_read_as_the_image_processor_reads_it(processor, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (600, 400, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "x.jpg")
+    reduced = processor.image_processor(tmp_path / "x.jpg", return_tensors="pt").pixel_values
+    assert torch.equal(processor(images=tmp_path / "x.jpg", return_tensors="pt").pixel_values, reduced)
+    in_full = processor(images=tmp_path / "x.jpg", do_reduce=False, return_tensors="pt").pixel_values
+    assert not torch.equal(in_full, reduced)
+    assert torch.equal(in_full, processor(images=Image.open(tmp_path / "x.jpg"), return_tensors="pt").pixel_values)
+
+
 def test_each_half_works_alone(processor):
     assert set(processor(images=IMAGES / "rgb.png")) == {"pixel_values"}
     assert set(processor(text="a red cube")) == {"input_ids", "attention_mask"}

@@ -84,6 +84,19 @@ def push(home: Path, hub: Hub | None, *arguments: str, **settings: str) -> Resul
 
 
 # Without the check by loading, which is the same whatever the Hub does, and takes seconds.
+UNCHECKED = """
+import sys
+from coca_hf.cli import main
+from coca_hf.publishing import check
+check.check_loads = lambda publication: None
+sys.exit(main(["push", *sys.argv[1:]]))
+"""
+
+
+def push_unchecked(home: Path, hub: Hub, *arguments: str, **settings: str) -> Result:
+    return run(home, hub, ["-c", UNCHECKED, *arguments], **settings)
+
+
 PUBLISH = """
 import json, sys
 from coca_hf.publishing import PublishingError, plan_publication, publish
@@ -247,9 +260,11 @@ def test_a_stranger_loads_what_was_pushed_by_its_commit(pushed, tmp_path):
     assert found["captions"] == [{"generated_text": processor.decode(ids[0], skip_special_tokens=True)}]
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_files_sizes_and_card_and_asks_the_hub_nothing(original, tmp_path, hub):
     (folder := Path(shutil.copytree(original, tmp_path / "tiny")) / "optimizer.pt").write_bytes(b"private")
-    result = push(tmp_path / "home", hub, str(folder.parent), REPOSITORY, "--private", "--dry-run", token=None)
+    place = str(folder.parent)
+    result = push_unchecked(tmp_path / "home", hub, place, REPOSITORY, "--private", "--dry-run", token=None)
     assert result.code == 0, result.err
     assert result.err == ""
     assert hub.requests == []
@@ -276,6 +291,7 @@ def test_a_folder_that_does_not_load_is_not_sent(folder, tmp_path, hub):
     assert hub.requests == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "settings", "code", "says"),
     [
@@ -297,9 +313,10 @@ def test_what_cannot_be_published_is_said_in_one_line(original, tmp_path, argume
     assert "hf_mine" not in result.err
 
 
+@pytest.mark.slow
 def test_what_the_client_waits_for_is_said_without_the_address(bare, tmp_path, hub):
     hub.refuse("PUT", "/storage/", 429, RateLimit='"api";r=0;t=0')
-    result = push(tmp_path / "home", hub, str(bare), REPOSITORY)
+    result = push_unchecked(tmp_path / "home", hub, str(bare), REPOSITORY)
     assert result.code == 0, result.err
     assert result.err.splitlines()[:2] == [
         "coca-hf push: HTTP Error 429 thrown while requesting PUT (address)",
@@ -307,6 +324,7 @@ def test_what_the_client_waits_for_is_said_without_the_address(bare, tmp_path, h
     ]
 
 
+@pytest.mark.slow
 def test_on_a_terminal_there_is_a_bar_and_messages_have_lines_of_their_own(bare, tmp_path, hub):
     hub.refuse("PUT", "/storage/", 500)
     command = [sys.executable, "-m", "coca_hf.cli", "push", str(bare), REPOSITORY]
@@ -332,17 +350,19 @@ def on_a_terminal(command: list[str], settings: dict[str, str]) -> str:
     return shown.decode()
 
 
+@pytest.mark.slow
 def test_quietly_nothing_is_said_but_the_address_of_the_commit(bare, tmp_path, hub):
     hub.refuse("POST", COMMIT, 500)
     hub.refuse("PUT", "/storage/", 503)
-    result = push(tmp_path / "home", hub, str(bare), REPOSITORY, "--quiet")
+    result = push_unchecked(tmp_path / "home", hub, str(bare), REPOSITORY, "--quiet")
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith(f"{hub.endpoint}/{REPOSITORY}/commit/")
 
 
+@pytest.mark.slow
 def test_parts_of_an_earlier_model_that_go_are_named(bare, tmp_path, hub):
     hub.add(REPOSITORY, {"adapter_config.json": b"{}", "notes.md": b"mine"})
-    result = push(tmp_path / "home", hub, str(bare), REPOSITORY)
+    result = push_unchecked(tmp_path / "home", hub, str(bare), REPOSITORY)
     assert result.code == 0, result.err
     assert (
         result.err.splitlines()[-1] == "coca-hf push: removed there, as parts of an earlier model: adapter_config.json"
@@ -350,9 +370,10 @@ def test_parts_of_an_earlier_model_that_go_are_named(bare, tmp_path, hub):
     assert hub.files(REPOSITORY).keys() == {*PUBLISHED, "notes.md"}
 
 
+@pytest.mark.slow
 def test_an_interrupted_push_says_how_to_go_on_and_leaves_no_commit(bare, tmp_path, hub):
     hub.stall("PUT", "/storage/")
-    command = [sys.executable, "-m", "coca_hf.cli", "push", str(bare), REPOSITORY]
+    command = [sys.executable, "-c", UNCHECKED, str(bare), REPOSITORY]
     process = subprocess.Popen(
         command, env=environment(tmp_path / "home", hub, WRITER), stderr=subprocess.PIPE, text=True
     )
@@ -384,12 +405,14 @@ def test_push_to_hub_of_model_and_processor_brings_the_same_files(bare, hub, tmp
 # --- what else may be there ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_folder_again_makes_no_second_commit(folder, tmp_path, hub):
     first, second = (publish(tmp_path / "home", hub, folder) for _ in range(2))
     assert first == second
     assert len(hub.repositories[REPOSITORY].history()) == 1
 
 
+@pytest.mark.slow
 def test_an_earlier_commit_stays_what_it_was(folder, tmp_path, hub):
     before = contents(folder)
     first = publish(tmp_path / "home", hub, folder)
@@ -405,12 +428,14 @@ def test_an_earlier_commit_stays_what_it_was(folder, tmp_path, hub):
     assert before["model.safetensors"] != (folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_branch_is_made_and_the_main_one_left_alone(folder, tmp_path, hub):
     publish(tmp_path / "home", hub, folder, revision="v2/trial")
     assert hub.files(REPOSITORY, "v2/trial").keys() == PUBLISHED
     assert hub.files(REPOSITORY, "main") == {}
 
 
+@pytest.mark.slow
 def test_a_private_repository_needs_its_owners_token(folder, tmp_path, hub):
     publish(tmp_path / "home", hub, folder, private=True)
     assert hub.repositories[REPOSITORY].private
@@ -419,6 +444,7 @@ def test_a_private_repository_needs_its_owners_token(folder, tmp_path, hub):
     assert contents(Path(pull(tmp_path / "three", hub)["folder"])).keys() >= PUBLISHED
 
 
+@pytest.mark.slow
 def test_what_shall_be_private_is_not_sent_to_a_public_repository(folder, tmp_path, hub):
     hub.add(REPOSITORY, {"notes.md": b"public"})
     said = publish(tmp_path / "home", hub, folder, private=True)
@@ -427,6 +453,7 @@ def test_what_shall_be_private_is_not_sent_to_a_public_repository(folder, tmp_pa
     assert hub.storage == {}
 
 
+@pytest.mark.slow
 def test_parts_of_an_earlier_model_go_and_other_files_stay(folder, tmp_path, hub):
     earlier = {
         "model-00001-of-00002.safetensors": b"old",
@@ -458,6 +485,7 @@ def test_shards_are_published_with_their_index_and_load(folder, tmp_path, hub):
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_large_file_goes_in_parts_where_the_hub_asks_for_them(folder, tmp_path, hub):
     hub.part_bytes = 50_000
     publish(tmp_path / "home", hub, folder)
@@ -465,6 +493,7 @@ def test_a_large_file_goes_in_parts_where_the_hub_asks_for_them(folder, tmp_path
     assert hub.files(REPOSITORY)["model.safetensors"] == (folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_pictures_that_the_card_shows_come_along(folder, tmp_path, hub):
     for name in ("examples/cat.png", "examples/my dog.png", "other.png"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -610,6 +639,7 @@ def test_what_has_arrived_is_not_sent_again(outcomes):
     assert sum(request.startswith("PUT /storage/") for request in requests) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("token", "says"),
     [
@@ -624,6 +654,7 @@ def test_a_token_that_may_not_write_is_said_so_without_showing_it(folder, tmp_pa
     assert hub.storage == {}
 
 
+@pytest.mark.slow
 def test_a_download_cut_in_the_middle_is_continued(folder, tmp_path, hub):
     publish(tmp_path / "home", hub, folder)
     hub.cut("GET", "/storage/")

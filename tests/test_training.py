@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
 
 from coca_hf import modeling_coca
 from coca_hf.modeling_coca import CoCaForCaptioning, image_text_contrastive_loss
+from own_process import run_together
 from tiny import END, START, tiny_captioner
 
 
@@ -173,7 +173,7 @@ def test_processes_share_one_contrastive_loss_and_its_gradient(tmp_path: Path):
     images, texts = (part.clone().requires_grad_() for part in features)
     expected = image_text_contrastive_loss(F.normalize(images, dim=-1), F.normalize(texts, dim=-1), torch.tensor(5.0))
     expected.backward()
-    torch.multiprocessing.spawn(_contrastive_worker, args=(2, str(tmp_path)), nprocs=2)
+    run_together(_contrastive_worker, (2, str(tmp_path)), 2)
     results = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     for loss, _, _ in results:
         torch.testing.assert_close(loss, expected.detach())

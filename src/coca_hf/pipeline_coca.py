@@ -77,7 +77,7 @@ class ImageToTextPipeline(Pipeline):
 
     def preprocess(self, image: Any, prompt: str | None = None, timeout: float | None = None) -> Any:
         if isinstance(image, (str, os.PathLike)):
-            image = open_image(image, timeout=timeout)
+            image = open_image(image, timeout, getattr(self.image_processor, "resizing", None))
         elif isinstance(image, Image.Image):
             image = ImageOps.exif_transpose(image)
         model_inputs = self.image_processor(images=image, return_tensors="pt").to(dtype=self.dtype)

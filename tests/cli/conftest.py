@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from coca_hf.cli import console, main
+from own_process import start_command
 from tiny_folder import save_tiny_folder
 
 
@@ -78,3 +80,18 @@ def coca_process(command) -> Callable[..., Result]:
         return Result(result.returncode, *(os.fsdecode(stream or b"") for stream in (result.stdout, result.stderr)))
 
     return run
+
+
+@pytest.fixture
+def start(folder) -> Iterator[Callable[..., ForkServerProcess]]:
+    """`start_command`, and its end."""
+    started = []
+
+    def run(*arguments: str) -> ForkServerProcess:
+        started.append(start_command(*arguments))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.join()

@@ -16,6 +16,7 @@ from PIL import Image
 
 from coca_hf.captioning import parts as parts_module
 from coca_hf.cli import main
+from run_ray_interrupted import workers_of
 
 
 @pytest.fixture
@@ -190,17 +191,6 @@ def shards(folder) -> list[str]:
     return names
 
 
-def ray_workers(run: subprocess.Popen) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process(run.pid).children(recursive=True):
-        try:
-            if "MapWorker" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue  # it has just ended
-    return found
-
-
 def wait_for(condition, run: subprocess.Popen) -> None:
     end = time.monotonic() + 120
     while not condition():
@@ -220,7 +210,7 @@ def test_a_killed_ray_worker_costs_nothing_but_time(coca, command, model, shards
         run = subprocess.Popen([*command, *arguments, "--output", "out.jsonl", "--ray"], stdout=log, stderr=log)
         wait_for(parts_there, run)
         family = psutil.Process(run.pid).children(recursive=True)
-        (worker,) = ray_workers(run)
+        (worker,) = workers_of(run)
         worker.send_signal(signal.SIGKILL)
         assert run.wait(timeout=180) == 1
     assert coca(*arguments, "--output", "alone.jsonl").code == 1

@@ -89,28 +89,31 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def test_an_interrupted_run_keeps_its_records(command, model, many_images):
+def interrupt(process) -> str:
+    """What it had said on stderr when it was over."""
+    os.kill(process.pid, signal.SIGINT)
+    process.join(30)
+    assert process.exitcode == 130
+    assert Path("stdout").read_text() == ""
+    return Path("stderr").read_text()
+
+
+def test_an_interrupted_run_keeps_its_records(start, model, many_images):
     output = Path("out.jsonl")
-    arguments = ["caption", "many", "--model", model, "--batch-size", "1", "--output", str(output)]
-    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start("caption", "many", "--model", model, "--batch-size", "1", "--output", str(output))
     wait_for(lambda: output.exists() and output.stat().st_size > 1000)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    err = interrupt(process)
     records = [json.loads(line) for line in output.read_text("ascii").splitlines()]
-    assert (process.returncode, out) == (130, "")
     stopped = f"coca-hf caption: stopped after {len(records)} of 2,000 inputs; their records are in out.jsonl"
     stopped += "; the same command continues"
     assert err.splitlines()[-1] == stopped
     assert output.read_text("ascii").endswith("\n")
 
 
-def test_an_interrupted_run_leaves_no_half_array(command, model, many_images):
-    arguments = ["embed", "many", "--model", model, "--batch-size", "1", "--output", "out.npy"]
-    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_an_interrupted_run_leaves_no_half_array(start, model, many_images):
+    process = start("embed", "many", "--model", model, "--batch-size", "1", "--workers", "0", "--output", "out.npy")
     wait_for(lambda: os.path.exists(".out.npy.part.data") and os.path.getsize(".out.npy.part.data") > 1000)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    err = interrupt(process)
     stopped = r"coca-hf embed: stopped after \d+ of 2,000 inputs; out.npy is not complete; the same command continues"
     assert re.fullmatch(stopped, err.splitlines()[-1])
     assert not os.path.exists("out.npy")

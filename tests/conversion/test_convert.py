@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,11 @@ def vocabulary(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def checkpoint(tmp_path, vocabulary) -> Path:
+    return write_checkpoint(tmp_path / "checkpoint", vocabulary)
+
+
+def write_checkpoint(folder: Path, vocabulary: Path) -> Path:
     """A folder as open_clip pushes it to the Hub."""
-    folder = tmp_path / "checkpoint"
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(json.dumps(configuration()))
     (folder / "tokenizer.json").write_bytes((vocabulary / "tokenizer.json").read_bytes())
@@ -114,36 +118,51 @@ def test_every_form_of_a_checkpoint_gives_its_weights(checkpoint, tmp_path, name
     assert_has_the_weights(model, weights)
 
 
-def convert_from_hub(repository: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: huggingface_hub reads its settings when it is imported."""
-    environment = {**os.environ, "HF_HOME": str(folder / "hub"), "HF_HUB_DISABLE_XET": "1", **settings}
-    command = [sys.executable, "-m", "coca_hf.cli", "convert", repository, str(folder / "out")]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+CONVERT = """
+import json, sys
+from coca_hf.cli import main
+print(json.dumps({name: main(["convert", name, f"out {number}"]) for number, name in enumerate(sys.argv[1:])}))
+"""
+ON_THE_HUB, NOT_THERE = ["someone/coca", "hf-hub:someone/coca"], "someone/else"
 
 
-@pytest.mark.parametrize("prefix", ["", "hf-hub:"])
-def test_a_hub_repository_is_fetched_and_converted(checkpoint, tmp_path, prefix):
-    with serve_repository("someone/coca", checkpoint) as endpoint:
-        done = convert_from_hub(f"{prefix}someone/coca", tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
-    assert done.returncode == 0, done.stderr
-    model = CoCaForCaptioning.from_pretrained(tmp_path / "out")
-    assert_has_the_weights(model, load_file(checkpoint / "open_clip_model.safetensors"))
+@dataclass(frozen=True)
+class Conversions:
+    folder: Path
+    codes: dict[str, int]
+    err: str
 
 
-def test_a_repository_that_the_hub_does_not_have_is_named(checkpoint, tmp_path):
-    with serve_repository("someone/coca", checkpoint) as endpoint:
-        done = convert_from_hub("someone/else", tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
-    assert done.returncode == 1
-    assert "Cannot read the Hub repository 'someone/else'" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out").exists()
+@pytest.fixture(scope="module")
+def conversions(tmp_path_factory, vocabulary) -> Conversions:
+    """Of all names in one process, but not in this one: huggingface_hub reads its settings when it is imported."""
+    folder = tmp_path_factory.mktemp("hub")
+    environment = {**os.environ, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    with serve_repository("someone/coca", write_checkpoint(folder / "checkpoint", vocabulary)) as endpoint:
+        command = [sys.executable, "-c", CONVERT, *ON_THE_HUB, NOT_THERE]
+        environment["HF_ENDPOINT"] = endpoint
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    return Conversions(folder, json.loads(done.stdout), done.stderr)
+
+
+@pytest.mark.parametrize("name", ON_THE_HUB)
+def test_a_hub_repository_is_fetched_and_converted(conversions, name):
+    assert conversions.codes[name] == 0, conversions.err
+    model = CoCaForCaptioning.from_pretrained(conversions.folder / f"out {ON_THE_HUB.index(name)}")
+    assert_has_the_weights(model, weights_of(CONFIG))
+
+
+def test_a_repository_that_the_hub_does_not_have_is_named(conversions):
+    assert conversions.codes[NOT_THERE] == 1
+    assert f"Cannot read the Hub repository '{NOT_THERE}'" in conversions.err
+    assert "Traceback" not in conversions.err
+    assert not (conversions.folder / "out 2").exists()
 
 
 def test_a_hub_that_cannot_be_reached_is_said_to_be(tmp_path):
-    done = convert_from_hub("someone/coca", tmp_path, HF_HUB_OFFLINE="1")
-    assert done.returncode == 1
-    assert "The Hub cannot be reached" in done.stderr
-    assert "someone/coca" in done.stderr
+    with pytest.raises(ConversionError, match="someone/coca") as refusal:
+        convert_open_clip("someone/coca", tmp_path / "out")
+    assert "The Hub cannot be reached" in str(refusal.value)
 
 
 @pytest.mark.parametrize("form", ["model_cfg", "configuration", "file", "file of a model_cfg"])
@@ -514,7 +533,7 @@ print(peak_bytes() - before)
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "epoch_1.pt"])
 def test_memory_stays_below_twice_the_checkpoint(tmp_path, vocabulary, name):
     # Most of it in the vocabulary's two matrices, one of which has to be transposed: the worst case.
-    large = {"vocab_size": 2_000_000}
+    large = {"vocab_size": 1_000_000}
     config = recipe.variant(CONFIG, text=large, multimodal=large)
     weights = {n: torch.zeros(shape, dtype=torch.float32) for n, shape in shapes_of(config).items()}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))

@@ -336,11 +336,22 @@ class CoCaImageProcessor(PilBackend):
             return image_url_or_urls[None]
         return image_url_or_urls
 
+    @property
+    def resizing(self) -> Resizing | None:
+        """What `open_image` needs to read a file as this processor would."""
+        return self._resizing(self.do_reduce, self.do_resize, self.size, self.resize_mode, self.resample)
+
+    @staticmethod
+    def _resizing(
+        do_reduce: bool, do_resize: bool, size: SizeDict, resize_mode: str, resample: int, **kwargs: Any
+    ) -> Resizing | None:
+        if not do_reduce or not do_resize or resample == PILImageResampling.NEAREST:
+            return None
+        return Resizing(target_size(size), resize_mode, resample)
+
     def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[Any]:
         # The library fetches without saying what for; it finds images in place of the paths then.
-        if kwargs["do_reduce"] and kwargs["do_resize"] and kwargs["resample"] != PILImageResampling.NEAREST:
-            resizing = Resizing(target_size(kwargs["size"]), kwargs["resize_mode"], kwargs["resample"])
-            images = self.fetch_images(images, resizing)
+        images = self.fetch_images(images, self._resizing(**kwargs))
         return super()._prepare_image_like_inputs(images, *args, **kwargs)
 
     def process_image(

@@ -30,6 +30,11 @@ class CoCaProcessor(ProcessorMixin):
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
 
+    def prepare_inputs_layout(self, images: Any = None, **inputs: Any) -> Any:
+        # The image processor fetches images itself, and reads a large file at the size that the call asks for.
+        _, *others = super().prepare_inputs_layout(images=None, **inputs)
+        return images, *others
+
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> list[str]:
