@@ -94,6 +94,7 @@ def test_any_names_are_read_from_a_list_that_zeros_separate(names, ends_with_zer
 
 
 @given(path=ANY_TEXT)
+@example(path="\ud800")
 @settings(max_examples=200, deadline=None)
 def test_any_path_is_inputs(path):
     # Not a folder above the tests, of which there may be large ones.

@@ -175,6 +175,8 @@ def check_is_regular_file(path: str) -> None:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         raise ImageError(_why_missing(path)) from None
+    except UnicodeEncodeError:
+        raise ImageError("no file has such a name: it holds half a character") from None
     except OSError as error:
         raise ImageError(error_text(error)) from None
     if not stat.S_ISREG(mode):
