@@ -196,7 +196,7 @@ def _comparisons(photos: dict[str, list[str]]) -> list[Comparison]:
         *_training(12, "train", ">= 2.5", "<= 0.5"),
         *_training(76, "train-full", ">= 1.0", "<= 0.7"),
         Comparison(
-            "peak-memory",
+            "memory",
             open_clip("generate", {**many, "num_beam_groups": 3}),
             on_b32(
                 "generate",
