@@ -5,7 +5,10 @@ WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# Most of what is installed is never imported: Python compiles what is, when it is first imported, and must keep that.
+unexport PYTHONDONTWRITEBYTECODE
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
+PIP := $(INSTALL) -c constraints.txt
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
 # The lower end of the supported range: an older transformers laid over the same environment.
@@ -19,7 +22,7 @@ help:
 	@echo 'make demo           captions the bundled example images with the bundled model'
 	@echo 'make test           every test with the newest supported transformers, most with the oldest too'
 	@echo 'make check          format, lint, types and the fast tests'
-	@echo 'make bundled-model  trains the bundled model again (an hour on two cores with bfloat16, three without)'
+	@echo 'make bundled-model  trains the bundled model again (an hour on two cores)'
 	@echo 'make clean          removes .venv and everything fetched or built'
 
 demo: $(VENV)/.runtime
@@ -65,5 +68,5 @@ $(VENV)/.dev: $(VENV)/.runtime
 # Without dependencies: both ends declare the same ones, and the environment has them at their tested versions.
 $(OLDEST_LIBRARY)/.installed: $(VENV)/.dev
 	@rm -rf $(OLDEST_LIBRARY)
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target $(OLDEST_LIBRARY) transformers==$(OLDEST)
+	$(INSTALL) --no-deps --target $(OLDEST_LIBRARY) transformers==$(OLDEST)
 	@touch $@
