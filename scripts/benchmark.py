@@ -502,7 +502,9 @@ def _plot(records: list[Record], path: Path) -> None:
         panel.set_ylim(bottom=0)
         panel.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel(f"time of a call, {B32}\n(first in float32 = 1)")
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", frameon=False, ncols=4, loc="outside upper center")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), fontsize="small", frameon=False, ncols=4, loc="outside upper center"
+    )
     figure.savefig(path, dpi=110)
 
 
