@@ -17,13 +17,14 @@ def test_one_comparison_leaves_the_results_of_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "PHOTOS", dict.fromkeys(benchmark.PHOTOS, (64, 48)))
     other = {"row": "other", "what": "w", "variant": "float32", "measure": "time", "value": 1.0, "target": "<= 2.0"}
     other |= {"unit": "seconds", "ours": 1.0, "theirs": 1.0}
-    (tmp_path / "results.json").write_text(json.dumps({"rows": [other], "growth": []}))
+    floor = other | {"row": "floor", "what": "f", "value": 1.5, "target": "", "floor_of": "other"}
+    (tmp_path / "results.json").write_text(json.dumps({"rows": [other, floor], "growth": []}))
     benchmark.main(output=tmp_path, only=["preprocess-640x480"], reference=tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [record["row"] for record in results["rows"]] == ["other", "preprocess-640x480"]
+    assert [record["row"] for record in results["rows"]] == ["other", "floor", "preprocess-640x480"]
     assert results["versions"]["open_clip_torch"] == "3.3.0"
     table = (tmp_path / "table.md").read_text()
-    assert "| w | float32 | 1.00 | <= 2.0 | yes | 1 s | 1 s |" in table
+    assert "| w | float32 | 1.00 | <= 2.0 | yes | 1.50 |" in table
 
 
 def test_everything_for_a_gpu_runs_on_a_cpu_with_a_tiny_model(tmp_path):
