@@ -111,19 +111,23 @@ def _goal(row: str, what: str, bound: str, measure: Measure = "speed", **by_vari
     return Goal(row, what, measure, {"": bound, **{name.replace("_", " "): b for name, b in by_variant.items()}})
 
 
+def _captioning_row(model: str) -> str:
+    return f"generate-{model.removeprefix('coca_ViT-')}"
+
+
 def _captioning(model: str, bounds: tuple[str, str, str], variants: tuple[str, ...], repeats: int) -> Comparison:
     short = model.removeprefix("coca_ViT-")
     made_with = {"name": model}
     exact, in_bfloat16, default = bounds
     goal = Goal(
-        f"generate-{short}",
+        _captioning_row(model),
         f"{model}, 2 images, 6 beams in 3 groups, 30 tokens",
         "speed",
         {"": exact, "bfloat16": in_bfloat16, "bfloat16, packed": in_bfloat16},
     )
     same = _goal(f"default-{short}", f"{model}, open_clip's own call with its defaults, same ids", default)
     return Comparison(
-        f"generate-{short}",
+        _captioning_row(model),
         # What `num_beams=6, num_beam_groups=3, seq_len=30` are upstream.
         Call("open_clip", "default_call", {"batch": 2}, made_with),
         (
@@ -397,8 +401,7 @@ def _floors(model: str, bench: Bench) -> list[Record]:
             what = f"{model}, products of a step of 12 rows against reading their weights"
             records.append(_against("reading", what, variant, b["seconds"], e["seconds"]))
         what = f"{model}, generate: encoder and products alone, against the whole call"
-        floor_of = f"generate-{model.removeprefix('coca_ViT-')}"
-        records.append(_against("floor", what, variant, c["seconds"], floor) | {"floor_of": floor_of})
+        records.append(_against("floor", what, variant, c["seconds"], floor) | {"floor_of": _captioning_row(model)})
     return records
 
 
