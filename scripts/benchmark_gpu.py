@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+import transformers
 import typer
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from benchmark import Call, Process, _make_reference
 from benchmark_sides import captions, images
@@ -144,8 +146,8 @@ def _caption_with_open_clip(reference: Path, device: str, batches: tuple[int, ..
     return records
 
 
-def _train(config: CoCaConfig, device: str, batch: int, length: int, rates: tuple[float, float]) -> Record:
-    """Forward, backward and AdamW, in bfloat16 by autocast."""
+def _train(config: CoCaConfig, device: str, batch: int, length: int, rates: tuple[float, float]) -> list[Record]:
+    """Forward, backward and AdamW, in bfloat16 by autocast; as it is, and compiled."""
     model = CoCaForCaptioning(config).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=device != "cpu")
     x, ids = images(batch).to(device), captions(batch, length, length).to(device)
@@ -162,14 +164,24 @@ def _train(config: CoCaConfig, device: str, batch: int, length: int, rates: tupl
     # The model's own: what is computed a second time, in the backward pass, does not count. Backward is twice forward.
     with torch.no_grad():
         operations = 3 * _operations(forward)
-    seconds = _seconds(step, device, 5)
-    return {
-        "batch": batch,
-        "length": length,
-        "samples_per_second": batch / seconds,
-        "published_samples_per_second": PUBLISHED_SAMPLES_PER_SECOND,
-        "model_operations_share": operations / seconds / rates[0],
-    }
+    records = []
+    for side in ("as it is", "compiled"):
+        if side == "compiled":
+            for module in model.modules():
+                if isinstance(module, GradientCheckpointingLayer):
+                    module.compile()
+        seconds = _seconds(step, device, 5)
+        records.append(
+            {
+                "batch": batch,
+                "length": length,
+                "side": side,
+                "samples_per_second": batch / seconds,
+                "published_samples_per_second": PUBLISHED_SAMPLES_PER_SECOND,
+                "model_operations_share": operations / seconds / rates[0],
+            }
+        )
+    return records
 
 
 def _print(results: Record) -> None:
@@ -179,7 +191,12 @@ def _print(results: Record) -> None:
         table.add_row(str(one["batch"]), str(one["beams"]), one["side"], f"{one['images_per_second']:.1f}", floor)
     console = Console()
     console.print(table)
-    console.print_json(data={**results["training"], **{key: results[key] for key in ("device", "rates", "versions")}})
+    table = Table("training", "samples/s", "published, samples/s", "share of the card's products")
+    for one in results["training"]:
+        speeds = [f"{one[key]:.1f}" for key in ("samples_per_second", "published_samples_per_second")]
+        table.add_row(one["side"], *speeds, f"{one['model_operations_share']:.0%}")
+    console.print(table)
+    console.print_json(data={key: results[key] for key in ("device", "rates", "versions")})
 
 
 def main(
@@ -195,19 +212,27 @@ def main(
     config = _quick_config() if quick else open_clip_config(MODEL)
     batches, tokens, length = ((1, 2), 4, 8) if quick else ((1, 64), 30, 76)
     rates = _rates(device, 256 if quick else 8192)
+    results: Record = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "rates": {"operations_per_second": rates[0], "bytes_per_second": rates[1]},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+
+    def write(**part: list[Record]) -> None:
+        # At once: a part that took minutes is not lost with one that fails.
+        results.update(part)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(results, indent=1) + "\n")
+
+    write(training=_train(config, device, 2 if quick else train_batch, length, rates))
     model = CoCaForCaptioning(config).to(device, torch.bfloat16).eval()
     # Operations are not counted in inference mode.
     with torch.no_grad():
         captioning = _caption(model, batches, tokens, rates)
+    write(captioning=captioning)
     del model
     if not quick:
-        captioning += _caption_with_open_clip(reference, device, batches, tokens)
-    training = _train(config, device, 2 if quick else train_batch, length, rates)
-    name = torch.cuda.get_device_name() if device == "cuda" else device
-    results = {"device": name, "rates": {"operations_per_second": rates[0], "bytes_per_second": rates[1]}}
-    results |= {"versions": {"torch": torch.__version__}, "captioning": captioning, "training": training}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(results, indent=1) + "\n")
+        write(captioning=captioning + _caption_with_open_clip(reference, device, batches, tokens))
     _print(results)
 
 

@@ -42,14 +42,14 @@ class OpenClip:
     """open_clip 3.3.0, with the weights of the other side, or with random ones."""
 
     def __init__(self, name: str, weights: str | None, device: str = "cpu", dtype: str = "float32"):
-        # Beside CPU torch, torchvision's operators never register; their schemas are all that its Python needs.
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        if torch.version.cuda is None:
+            # Beside CPU torch, torchvision's operators never register; their schemas are all that its Python needs.
+            self.library = torch.library.Library("torchvision", "DEF")
+            self.library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            self.library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         import open_clip
         from safetensors.torch import load_file
 
-        self.library = library
         self.model = open_clip.create_model(name).eval()
         if weights is not None:
             self.model.load_state_dict(load_file(weights))

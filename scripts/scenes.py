@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 
-Split = Literal["train", "close_up", "test", "held_out", "single"]
+Split = Literal["train", "test", "held_out", "single"]
 Point = tuple[float, float]
 Range = tuple[float, float]
 
@@ -57,9 +57,6 @@ RELATIONS = ("left of", "above")
 # What fits beside a second group, and what fits alone.
 MAX_COUNT_IN_PAIR = {"small": 4, "medium": 3, "large": 2}
 MAX_COUNT_ALONE = {"small": 5, "medium": 5, "large": 3}
-# A close-up shows a quarter of a scene's area, at the same number of pixels a shape.
-MAX_COUNT_IN_CLOSE_UP = {"small": 3, "medium": 1, "large": 1}
-CLOSE_UP_ZOOM = 2
 
 # Each colour and each shape loses one partner: the eight pairs that training never shows.
 HELD_OUT_COMBINATIONS = frozenset(
@@ -133,20 +130,17 @@ def make_scene(split: Split, index: int) -> Scene:
     """The scene number `index` of a split.
 
     "train" and "test" avoid the held-out combinations; "held_out" scenes each contain one; "single" is "test" with one
-    group a scene, for zero-shot labels; "close_up" is "train" seen from nearer, for pictures of half the side.
+    group a scene, for zero-shot labels.
     """
     rng = random.Random(f"{split}/{index}")
-    limits = {"close_up": (MAX_COUNT_IN_CLOSE_UP,), "single": (MAX_COUNT_ALONE,)}.get(
-        split, (MAX_COUNT_ALONE, MAX_COUNT_IN_PAIR)
-    )
-    zoom = CLOSE_UP_ZOOM if split == "close_up" else 1
+    limits = (MAX_COUNT_ALONE,) if split == "single" else (MAX_COUNT_ALONE, MAX_COUNT_IN_PAIR)
     while True:
         facts = _draw_facts(rng, rng.choice(limits))
         if facts.is_held_out != (split == "held_out"):
             continue
-        centres = _place(facts, rng, zoom)
+        centres = _place(facts, rng)
         if centres is not None:
-            return _dress(facts, centres, rng, zoom)
+            return _dress(facts, centres, rng)
 
 
 def scenes(split: Split, count: int, start: int = 0) -> Iterator[Scene]:
@@ -193,10 +187,10 @@ def _look_alike(first: Group, second: Group) -> bool:
     return (first.colour, first.shape) == (second.colour, second.shape)
 
 
-def _place(facts: Facts, rng: random.Random, zoom: float = 1) -> list[list[Point]] | None:
+def _place(facts: Facts, rng: random.Random) -> list[list[Point]] | None:
     """Centres per group, or None if this attempt found no room or left the relation unclear."""
     if facts.relation is None:
-        centres = _scatter(facts.groups[0], (0.0, 0.0, 1.0, 1.0), rng, zoom)
+        centres = _scatter(facts.groups[0], (0.0, 0.0, 1.0, 1.0), rng)
         return None if centres is None else [centres]
     border = rng.uniform(0.47, 0.53)
     boxes = [(0.0, 0.0, border - 0.02, 1.0), (border + 0.02, 0.0, 1.0, 1.0)]
@@ -211,14 +205,12 @@ def _place(facts: Facts, rng: random.Random, zoom: float = 1) -> list[list[Point
     return [placed[0], placed[1]]
 
 
-def _scatter(
-    group: Group, box: tuple[float, float, float, float], rng: random.Random, zoom: float = 1
-) -> list[Point] | None:
-    extent = 1.15 * zoom * SIZES[group.size][1]
+def _scatter(group: Group, box: tuple[float, float, float, float], rng: random.Random) -> list[Point] | None:
+    extent = 1.15 * SIZES[group.size][1]
     left, top, right, bottom = box[0] + extent, box[1] + extent, box[2] - extent, box[3] - extent
     if right <= left:  # a large shape just fills its half
         left = right = (box[0] + box[2]) / 2
-    gap = 2 * extent + 0.025 * zoom
+    gap = 2 * extent + 0.025
     for _ in range(20):
         centres: list[Point] = []
         for _ in range(12 * group.count):
@@ -234,7 +226,7 @@ def _middle(points: list[Point]) -> Point:
     return sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
 
 
-def _dress(facts: Facts, centres: list[list[Point]], rng: random.Random, zoom: float = 1) -> Scene:
+def _dress(facts: Facts, centres: list[list[Point]], rng: random.Random) -> Scene:
     """Chooses everything that the facts leave open."""
     turn = math.radians(rng.uniform(-5, 5))
     shapes = []
@@ -245,7 +237,7 @@ def _dress(facts: Facts, centres: list[list[Point]], rng: random.Random, zoom: f
                 Shape(
                     kind=group.shape,
                     centre=_turned(point, turn),
-                    radius=zoom * rng.uniform(*SIZES[group.size]),
+                    radius=rng.uniform(*SIZES[group.size]),
                     tilt=turn + math.radians(rng.uniform(-10, 10)),
                     rgb=_shade(hue, saturation, value, rng),
                 )
@@ -257,7 +249,7 @@ def _dress(facts: Facts, centres: list[list[Point]], rng: random.Random, zoom: f
         shapes=tuple(shapes),
         background_rgb=(255 * red, 255 * green, 255 * blue),
         texture=rng.choice(("plain", "gradient", "stripes", "blotches")),
-        blur=zoom * rng.uniform(0.002, 0.011) if rng.random() < 0.4 else 0.0,
+        blur=rng.uniform(0.002, 0.011) if rng.random() < 0.4 else 0.0,
         noise=rng.uniform(2, 12) if rng.random() < 0.5 else 0.0,
         jpeg_quality=rng.randint(40, 90) if rng.random() < 0.5 else None,
         seed=rng.getrandbits(32),

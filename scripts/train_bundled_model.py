@@ -2,28 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the small model that ships inside the package, from nothing, on rendered scenes; measure it; write its card.
 
-Two CPU cores with bfloat16 and an hour are enough; without bfloat16 it takes three. The same seed gives the same
-training data, wordings and initial weights.
+Two CPU cores and an hour are enough. The same seed gives the same training data, wordings and initial weights.
 
-What limits the result is how fast the vision tower learns shapes, and which of two groups is where. Captions teach
-both slowly: 50,000 close-ups with captions gave 24 % right shapes, where the same tower with one linear layer for the
-shape had 82 %. So the tower learns to see first (`FactClassifier`), then the whole model learns to speak, and has to
-look all the while (`CaptionsAndFacts`). At last the rest learns to speak about what a tower that no longer changes
-sees: that halves the share of wrong captions, from 6.9 % to 3.4 % in the first try. Share of right shapes on unseen
-close-ups of 40 pixels, tower and linear layer alone, 4 layers, one core, learning rate 1e-3:
-
-| patch | width | batch | layers' optimizer | seconds | pictures | right |
-| --- | --- | --- | --- | --- | --- | --- |
-| 10 | 192 | 64 | AdamW | 75 | 43,000 | 36 % |
-| 5 | 128 | 16 | AdamW | 120 | 68,000 | 65 % |
-| 8 | 128 | 16 | AdamW | 150 | 61,000 | 53 % |
-| 8 | 128 | 16 | Muon 0.02 | 100 | 45,000 | 53 % |
-| 8 | 128 | 16 | Muon 0.005 | 200 | 102,000 | 98.2 % |
-| 8 | 128 | 32 | Muon 0.007 | 200 | 159,000 | 99.0 % |
-| 8 | 128 | 64 | Muon 0.01 | 200 | 171,000 | 99.0 % |
+What limits the result is how well the vision tower sees: given one that names all facts, the rest learns to speak in a
+few minutes. Captions alone teach it slowly, one linear layer for each fact is faster, and one more for every patch
+faster still. So the tower learns first (`FactClassifier`), to begin with from half of the patches, those that show
+something; then it stays as it is, and the rest learns to speak about what it sees.
 """
 
-import copy
 import json
 import math
 import os
@@ -34,8 +20,9 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,14 +45,13 @@ from scene_card import write_scene_card
 from scene_metrics import SceneModel, caption_accuracy, retrieval_recall, zero_shot_accuracy
 from scenes import (
     BACKGROUNDS,
-    CLOSE_UP_ZOOM,
     COLOURS,
     COUNT_WORDS,
     RELATIONS,
     SHAPES,
     SIZES,
     Facts,
-    Split,
+    Scene,
     caption,
     make_scene,
     mirrored,
@@ -89,13 +75,13 @@ SEED = 0
 # Elsewhere it takes many times as long as float32.
 HAS_BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 IMAGE_SIZE = 80
-CLOSE_UP_SIZE = IMAGE_SIZE // CLOSE_UP_ZOOM
+PATCH_SIZE = 8
 CONTEXT_LENGTH = 48
 BATCH_SIZE = 32  # in each process
 IGNORED = -100
 # Share of scenes shown in grey while the facts are learnt: a shape must not be known by the colours it went with.
 GREY_SHARE = 0.25
-FACT_LOSS_WEIGHT = 2.0
+PATCH_LOSS_WEIGHT = 3.0
 # Texts that name some facts only. They teach zero-shot labels and are no captions, so the decoder never learns them.
 PARTIAL_SHARE = 0.2
 # Captions with gaps: the decoder must look for a shape even where the colour before it has never gone with that shape.
@@ -130,8 +116,8 @@ def build_config(tokenizer: CoCaTokenizer) -> CoCaConfig:
             "intermediate_size": 512,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
-            "image_size": CLOSE_UP_SIZE,
-            "patch_size": 8,
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH_SIZE,
             "position_embedding_type": "sincos",
             "pooler_hidden_size": 128,
             "num_pooler_queries": 33,
@@ -161,47 +147,72 @@ def build_config(tokenizer: CoCaTokenizer) -> CoCaConfig:
 # --- training data -------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Example:
+    """A picture, uint8 (side, side, 3), what a caption has to say about it, and `patch_labels`."""
+
+    picture: np.ndarray
+    facts: Facts
+    patch_labels: np.ndarray
+
+    def mirrored(self) -> "Example":
+        grid = math.isqrt(len(self.patch_labels))
+        patch_labels = self.patch_labels.reshape(grid, grid, -1)[:, ::-1].reshape(self.patch_labels.shape)
+        return Example(self.picture[:, ::-1], mirrored(self.facts), patch_labels)
+
+
 @dataclass
 class SceneDataset(Dataset):
-    """A file of pictures as bytes, uint8 (scenes, side, side, 3), and the facts that labels and captions come from."""
+    """Files of pictures and of labels of patches, and the facts that labels and captions come from."""
 
-    path: Path
+    folder: Path
     facts: list[Facts]
 
     @cached_property
     def pictures(self) -> np.ndarray:
-        return np.load(self.path, mmap_mode="r")
+        return np.load(self.folder / "pictures.npy", mmap_mode="r")
+
+    @cached_property
+    def patch_labels(self) -> np.ndarray:
+        return np.load(self.folder / "patch_labels.npy", mmap_mode="r")
 
     def __len__(self) -> int:
         return len(self.facts)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, Facts]:
-        return self.pictures[index], self.facts[index]
+    def __getitem__(self, index: int) -> Example:
+        return Example(self.pictures[index], self.facts[index], self.patch_labels[index])
 
 
-def _render_range(path: Path, split: Split, side: int, indices: range) -> list[Facts]:
-    pictures = np.lib.format.open_memmap(path, mode="r+")
+def _render_range(folder: Path, indices: range) -> list[Facts]:
+    pictures, labels = (
+        np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+") for name in ("pictures", "patch_labels")
+    )
     facts = []
     for index in indices:
-        scene = make_scene(split, index)
-        pictures[index] = np.asarray(render(scene, side))
+        scene = make_scene("train", index)
+        pictures[index] = np.asarray(render(scene, IMAGE_SIZE))
+        labels[index] = patch_labels(scene)
         facts.append(scene.facts)
     return facts
 
 
-def render_training_set(folder: Path, split: Split, side: int, count: int) -> SceneDataset:
+def render_training_set(folder: Path, count: int) -> SceneDataset:
     """Renders each scene once, to a file: drawing anew in every epoch would cost a fifth of the training time."""
-    path, chunk = folder / f"{split}.npy", 1000
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, side, side, 3)).flush()
+    num_patches, chunk = (IMAGE_SIZE // PATCH_SIZE) ** 2, 1000
+    for name, dtype, shape in (
+        ("pictures", np.uint8, (IMAGE_SIZE, IMAGE_SIZE, 3)),
+        ("patch_labels", np.int8, (num_patches, len(PATCH_VALUES))),
+    ):
+        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)).flush()
     facts: list[Facts] = []
     with ProcessPoolExecutor() as pool:
         jobs = [
-            pool.submit(_render_range, path, split, side, range(start, min(start + chunk, count)))
+            pool.submit(_render_range, folder, range(start, min(start + chunk, count)))
             for start in range(0, count, chunk)
         ]
-        for job in track(jobs, f"Rendering {count:,} {split.replace('_', '-')} pictures", console=console):
+        for job in track(jobs, f"Rendering {count:,} pictures", console=console):
             facts += job.result()
-    return SceneDataset(path, facts)
+    return SceneDataset(folder, facts)
 
 
 def as_pixel_values(pictures: np.ndarray, image_processor: CoCaImageProcessor) -> Tensor:
@@ -210,17 +221,19 @@ def as_pixel_values(pictures: np.ndarray, image_processor: CoCaImageProcessor) -
     return ((torch.from_numpy(pictures) / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
-def mirrored_at_random(examples: Iterable[tuple[np.ndarray, Facts]], rng: random.Random) -> list:
+def mirrored_at_random(examples: Iterable[Example], rng: random.Random) -> list[Example]:
     """The examples, about half of them as in a mirror."""
-    return [
-        (picture[:, ::-1], mirrored(facts)) if rng.random() < 0.5 else (picture, facts) for picture, facts in examples
-    ]
+    return [example.mirrored() if rng.random() < 0.5 else example for example in examples]
 
 
 # Every fact has one set of values: two facts of the scene, then those of the first group and of the second.
 SCENE_VALUES: tuple[tuple, ...] = (tuple(BACKGROUNDS), (None, *RELATIONS))
 GROUP_VALUES: tuple[tuple, ...] = (tuple(COUNT_WORDS), tuple(SIZES), tuple(COLOURS), SHAPES)
 FACT_VALUES = (*SCENE_VALUES, *GROUP_VALUES, *GROUP_VALUES)
+IS_COUNT = torch.tensor([values is GROUP_VALUES[0] for values in FACT_VALUES])
+# What one patch shows: size, colour and shape of what lies in it, if anything does, and whether a centre does.
+PATCH_VALUES: tuple[tuple, ...] = (tuple(SIZES), tuple(COLOURS), (*SHAPES, None), (False, True))
+PATCH_COLOUR, PATCH_SHAPE = 1, 2
 NEEDS_COLOUR = torch.tensor([values in (SCENE_VALUES[0], GROUP_VALUES[2]) for values in FACT_VALUES])
 
 
@@ -233,26 +246,70 @@ def fact_labels(facts: Facts) -> list[int]:
     return labels + [IGNORED] * (len(FACT_VALUES) - len(labels))
 
 
+def patch_labels(scene: Scene) -> np.ndarray:
+    """int8 (patches, 4), the patches row by row: the number of each of `PATCH_VALUES`, or `IGNORED`."""
+    grid = IMAGE_SIZE // PATCH_SIZE
+    labels = np.full((grid, grid, len(PATCH_VALUES)), IGNORED, np.int8)
+    labels[..., PATCH_SHAPE] = len(SHAPES)
+    labels[..., -1] = False
+    nearest = np.full((grid, grid), np.inf)
+    starts = np.arange(grid) / grid
+    shapes = iter(scene.shapes)
+    for group in scene.facts.groups:
+        stated: tuple[Any, ...] = (group.size, group.colour, group.shape)
+        values = [values.index(value) for values, value in zip(PATCH_VALUES, stated, strict=False)]
+        for shape in islice(shapes, group.count):
+            x, y = shape.centre
+            # From the centre to the point of each patch that is nearest to it.
+            dx, dy = (np.abs(np.clip(at, starts, starts + 1 / grid) - at) for at in (x, y))
+            distance = np.hypot(dx[None, :], dy[:, None])
+            is_shown = (distance < shape.radius) & (distance < nearest)
+            labels[is_shown, : len(values)] = values
+            nearest = np.where(is_shown, distance, nearest)
+            labels[int(y * grid), int(x * grid), -1] = True
+    return labels.reshape(grid * grid, -1)
+
+
 @dataclass
 class FactCollator:
-    """Scenes -> pixel values and the labels of their facts. Grey pictures keep no colour, and no label for it.
+    """Examples -> pixel values, labels, and which patches are seen. Grey pictures have no colour and no label for it.
 
     A shape that is learnt in grey is the same in every colour, also in one that never went with it.
     """
 
     processor: CoCaProcessor
     rng: random.Random
-    grey_share: float
+    num_patches: int
+    grey_share: float = GREY_SHARE
 
-    def __call__(self, examples: list[tuple[np.ndarray, Facts]]) -> dict[str, Tensor]:
-        pictures, facts = zip(*mirrored_at_random(examples, self.rng), strict=True)
-        labels = torch.tensor([fact_labels(each) for each in facts])
-        is_grey = torch.tensor([self.rng.random() < self.grey_share for _ in facts])
-        pictures = tuple(
-            self.in_grey(picture) if grey else picture for picture, grey in zip(pictures, is_grey, strict=True)
-        )
+    def __call__(self, examples: list[Example]) -> dict[str, Tensor]:
+        examples = mirrored_at_random(examples, self.rng)
+        labels = torch.tensor([fact_labels(example.facts) for example in examples])
+        of_patches = torch.from_numpy(np.stack([example.patch_labels for example in examples])).long()
+        if self.num_patches < of_patches.shape[1]:
+            # How many of the patches are empty would tell it, and that is of no use where none is left out.
+            labels[:, IS_COUNT] = IGNORED
+        kept = self.choose_patches(of_patches)
+        of_patches = of_patches.gather(1, kept[:, :, None].expand(-1, -1, of_patches.shape[2]))
+        is_grey = torch.tensor([self.rng.random() < self.grey_share for _ in examples])
         labels[is_grey[:, None] & NEEDS_COLOUR] = IGNORED
-        return {"pixel_values": as_pixel_values(np.stack(pictures), self.processor.image_processor), "labels": labels}
+        of_patches[is_grey, :, PATCH_COLOUR] = IGNORED
+        pictures = [
+            self.in_grey(example.picture) if grey else example.picture
+            for example, grey in zip(examples, is_grey, strict=True)
+        ]
+        return {
+            "pixel_values": as_pixel_values(np.stack(pictures), self.processor.image_processor),
+            "labels": labels,
+            "patch_labels": of_patches,
+            "kept_patches": kept,
+        }
+
+    def choose_patches(self, labels: Tensor) -> Tensor:
+        """Numbers of the patches to see, int64 (batch, kept): those that show a shape first, then some others."""
+        shows_shape = labels[:, :, PATCH_SHAPE] < len(SHAPES)
+        generator = torch.Generator().manual_seed(self.rng.getrandbits(32))
+        return (shows_shape + torch.rand(shows_shape.shape, generator=generator)).topk(self.num_patches).indices
 
     def in_grey(self, picture: np.ndarray) -> np.ndarray:
         """Any mixture of the three channels, for each alike."""
@@ -262,31 +319,28 @@ class FactCollator:
 
 @dataclass
 class CaptionCollator:
-    """Scenes -> the model's inputs, with new words for the facts each time, and the facts' labels if asked for."""
+    """Examples -> the model's inputs, with new words for the facts each time."""
 
     processor: CoCaProcessor
     rng: random.Random
-    with_facts: bool
 
-    def __call__(self, examples: list[tuple[np.ndarray, Facts]]) -> dict[str, Tensor]:
-        pictures, facts = zip(*mirrored_at_random(examples, self.rng), strict=True)
-        is_partial = torch.tensor([self.rng.random() < PARTIAL_SHARE for _ in facts])
+    def __call__(self, examples: list[Example]) -> dict[str, Tensor]:
+        examples = mirrored_at_random(examples, self.rng)
+        is_partial = torch.tensor([self.rng.random() < PARTIAL_SHARE for _ in examples])
         texts = [
-            (partial_caption if partial else caption)(each, self.rng)
-            for partial, each in zip(is_partial.tolist(), facts, strict=True)
+            (partial_caption if partial else caption)(example.facts, self.rng)
+            for partial, example in zip(is_partial.tolist(), examples, strict=True)
         ]
         inputs = self.processor.tokenizer(texts, padding=True, return_tensors="pt")
         ignored = (inputs["attention_mask"] == 0) | is_partial[:, None]
         is_gappy = torch.tensor([not partial and self.rng.random() < GAPPY_SHARE for partial in is_partial.tolist()])
-        batch = {
-            "pixel_values": as_pixel_values(np.stack(pictures), self.processor.image_processor),
+        pictures = np.stack([example.picture for example in examples])
+        return {
+            "pixel_values": as_pixel_values(pictures, self.processor.image_processor),
             "input_ids": self.with_gaps(inputs["input_ids"], is_gappy),
             "attention_mask": inputs["attention_mask"],
             "labels": inputs["input_ids"].masked_fill(ignored, IGNORED),
         }
-        if self.with_facts:
-            batch["fact_labels"] = torch.tensor([fact_labels(each) for each in facts])
-        return batch
 
     def with_gaps(self, input_ids: Tensor, is_gappy: Tensor) -> Tensor:
         """(batch, text), bool (batch,) -> ids in which some words of some rows are a question mark."""
@@ -300,45 +354,40 @@ class CaptionCollator:
 # --- training ------------------------------------------------------------------------------------------------------
 
 
-def fact_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """(batch, values of all facts), (batch, facts) -> mean cross-entropy of the facts that have a label."""
-    of_facts = logits.float().split([len(values) for values in FACT_VALUES], 1)
+def label_loss(logits: Tensor, labels: Tensor, values: tuple[tuple, ...]) -> Tensor:
+    """(..., values of all labels), (..., labels) -> mean cross-entropy of the labels that are not `IGNORED`."""
+    of_labels = logits.flatten(0, -2).float().split([len(each) for each in values], 1)
     losses = [
-        F.cross_entropy(of_fact, label, ignore_index=IGNORED, reduction="sum")
-        for of_fact, label in zip(of_facts, labels.unbind(1), strict=True)
+        F.cross_entropy(of_label, label, ignore_index=IGNORED, reduction="sum")
+        for of_label, label in zip(of_labels, labels.flatten(0, -2).unbind(1), strict=True)
     ]
     return torch.stack(losses).sum() / (labels != IGNORED).sum()
 
 
 class FactClassifier(nn.Module):
-    """The vision tower with one linear layer for every fact: it learns to see before anything has to be said."""
+    """The vision tower with linear layers for the facts and for a patch: it learns to see before it has to speak."""
 
-    def __init__(self, vision_model: CoCaVisionModel, head: nn.Linear) -> None:
+    def __init__(self, vision_model: CoCaVisionModel) -> None:
         super().__init__()
         self.vision_model = vision_model
-        self.head = head
-
-    def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits = self.head(self.vision_model(pixel_values).pooler_output)
-        return {"loss": fact_loss(logits, labels), "logits": logits}
-
-
-class CaptionsAndFacts(nn.Module):
-    """The whole model with its own two losses, while its image embedding still has to tell every fact."""
-
-    def __init__(self, model: CoCaForCaptioning, head: nn.Linear) -> None:
-        super().__init__()
-        self.captioner = model
-        self.head = head
+        self.head = nn.Linear(vision_model.config.pooler_hidden_size, sum(map(len, FACT_VALUES)))
+        self.patch_head = nn.Linear(vision_model.config.hidden_size, sum(map(len, PATCH_VALUES)))
 
     def forward(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, fact_labels: Tensor
+        self, pixel_values: Tensor, labels: Tensor, patch_labels: Tensor, kept_patches: Tensor
     ) -> dict[str, Tensor]:
-        output = self.captioner(
-            input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask, labels=labels
-        )
-        logits = self.head(output.vision_model_output.pooler_output)
-        return {"loss": output.loss + FACT_LOSS_WEIGHT * fact_loss(logits, fact_labels)}
+        keep = partial(_keep_patches, kept_patches)
+        with self.vision_model.patch_dropout.register_forward_hook(keep):
+            output = self.vision_model(pixel_values)
+        logits = self.head(output.pooler_output)
+        patch_loss = label_loss(self.patch_head(output.last_hidden_state[:, 1:]), patch_labels, PATCH_VALUES)
+        return {"loss": label_loss(logits, labels, FACT_VALUES) + PATCH_LOSS_WEIGHT * patch_loss, "logits": logits}
+
+
+def _keep_patches(kept: Tensor, _module: nn.Module, _inputs: tuple, hidden_states: Tensor) -> Tensor:
+    """A hook for the place where patches are left out: these stay, int64 (batch, kept), and the class token does."""
+    kept = torch.cat([torch.zeros_like(kept[:, :1]), 1 + kept], 1)
+    return hidden_states.gather(1, kept[:, :, None].expand(-1, -1, hidden_states.shape[2]))
 
 
 class Muon(torch.optim.Optimizer):
@@ -388,7 +437,7 @@ class Muon(torch.optim.Optimizer):
 class MuonAndAdamW(torch.optim.Optimizer):
     """Muon for the matrices inside the layers, AdamW for everything else, as one optimizer."""
 
-    def __init__(self, model: nn.Module, muon_lr: float, adamw_lr: float, weight_decay: float = 0.05) -> None:
+    def __init__(self, model: nn.Module, muon_lr: float, adamw_lr: float = 1e-3, weight_decay: float = 0.05) -> None:
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
@@ -412,75 +461,46 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the training: what is learnt from which pictures, in how many steps."""
+    """One part of the training; `num_patches` of each picture are seen."""
 
     name: str
-    split: Split
-    image_size: int
     steps: int
     muon_lr: float
-    adamw_lr: float = 1e-3
+    num_patches: int = (IMAGE_SIZE // PATCH_SIZE) ** 2
 
 
-# A close-up costs a quarter of a scene, and shapes are learnt from close-ups as well.
 STAGES = (
-    Stage("shapes", "close_up", CLOSE_UP_SIZE, 4000, 0.01),
-    Stage("facts", "train", IMAGE_SIZE, 9000, 0.007),
-    Stage("captions", "train", IMAGE_SIZE, 6000, 0.005),
-    Stage("wording", "train", IMAGE_SIZE, 600, 0.003, adamw_lr=3e-4),
+    Stage("shapes", 1300, 0.01, num_patches=48),
+    Stage("facts", 2300, 0.007),
+    Stage("captions", 1700, 0.007),
 )
-NUM_SCENES: dict[Split, int] = {"close_up": 100_000, "train": 300_000}
+NUM_SCENES = 160_000
 
 
-def resized(model: CoCaForCaptioning, image_size: int) -> CoCaForCaptioning:
-    """The same weights for pictures of another size. Sin-cos positions are those of the grid, and not learnt."""
-    config = copy.deepcopy(model.config)
-    config.vision_config.image_size = image_size
-    other = CoCaForCaptioning._from_config(config, attn_implementation=model.config._attn_implementation)
-    learnt = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    other.load_state_dict(learnt, strict=False)
-    return other
-
-
-def train(
-    datasets: dict[Split, SceneDataset], stages: tuple[Stage, ...], share: float, work: Path, output: Path
-) -> None:
-    """
-    Trains and saves the model, from random weights or, if `stages` are the last ones only, from those in `output`.
-
-    Run in each process; those that were launched together share every batch.
-    """
+def train(dataset: SceneDataset, share: float, work: Path, output: Path) -> None:
+    """Trains the model from random weights and saves it. Processes that are launched together share every batch."""
     torch.set_num_threads(1)
     set_seed(SEED)
     rng = random.Random(f"{SEED}/{os.environ.get('RANK', 0)}")
     processor = build_processor()
-    # PyTorch's fused attention has a backward pass on CPUs that takes longer than the rest of the step.
-    if stages == STAGES:
-        model = CoCaForCaptioning._from_config(build_config(processor.tokenizer), attn_implementation="eager")
-    else:
-        model = CoCaForCaptioning.from_pretrained(output, attn_implementation="eager")
-    head = nn.Linear(model.config.vision_config.pooler_hidden_size, sum(map(len, FACT_VALUES)))
-    for stage in stages:
-        if model.config.vision_config.image_size != stage.image_size:
-            model = resized(model, stage.image_size)
-        learner: nn.Module
-        collator: Callable
-        if stage.name in ("shapes", "facts"):
-            learner = FactClassifier(model.model.vision_model, head)
-            collator = FactCollator(processor, rng, grey_share=1.0 if stage.name == "shapes" else GREY_SHARE)
-        elif stage.name == "captions":
-            learner = CaptionsAndFacts(model, head)
-            collator = CaptionCollator(processor, rng, with_facts=True)
-        else:
-            learner = model
-            model.model.vision_model.requires_grad_(False)
-            collator = CaptionCollator(processor, rng, with_facts=False)
+    # In bfloat16, the backward pass of PyTorch's fused attention takes longer on CPUs than the rest of the step.
+    attention = "eager" if HAS_BFLOAT16 else "sdpa"
+    model = CoCaForCaptioning._from_config(build_config(processor.tokenizer), attn_implementation=attention)
+    classifier = FactClassifier(model.model.vision_model)
+    for stage in STAGES:
+        learner: nn.Module = classifier
+        collator: Callable = FactCollator(processor, rng, stage.num_patches)
+        if stage.name == "captions":
+            tower = model.model.vision_model
+            for part in (tower.embeddings, tower.pre_layernorm, tower.layers):
+                part.requires_grad_(False)
+            learner, collator = model, CaptionCollator(processor, rng)
         trainer = Trainer(
             model=learner,
             args=training_arguments(stage, share, work / stage.name),
-            train_dataset=datasets[stage.split],
+            train_dataset=dataset,
             data_collator=collator,
-            optimizers=(MuonAndAdamW(learner, stage.muon_lr, stage.adamw_lr), None),
+            optimizers=(MuonAndAdamW(learner, stage.muon_lr), None),
         )
         trainer.train()
     if trainer.is_world_process_zero():
@@ -564,8 +584,7 @@ def training_record(folder: Path, share: float, processes: int, minutes: float) 
     return {
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         **{f"{stage.name}_steps": f"{math.ceil(share * stage.steps):,}" for stage in STAGES},
-        "close_ups": f"{NUM_SCENES['close_up']:,}",
-        "train_scenes": f"{NUM_SCENES['train']:,}",
+        "train_scenes": f"{NUM_SCENES:,}",
         "batch_size": BATCH_SIZE * processes,
         "seed": SEED,
         "minutes": f"{minutes:.0f}",
@@ -582,9 +601,6 @@ def main(
     work: Annotated[Path | None, typer.Option(help="Folder for pictures and checkpoints; by default removed.")] = None,
     share: Annotated[float, typer.Option(help="Part of all training steps to take: below 1 for a quick try.")] = 1.0,
     processes: Annotated[int, typer.Option(min=1, help="Processes of one thread that share each step.")] = 2,
-    first_stage: Annotated[
-        str, typer.Option(help="Take this stage and those behind it only, from the weights in --output.")
-    ] = STAGES[0].name,
     evaluate_only: Annotated[
         bool,
         typer.Option("--evaluate-only", help="Save the model in --output anew with the present code; measure it."),
@@ -592,21 +608,13 @@ def main(
 ) -> None:
     """Train the bundled model on rendered scenes, measure it and write its model card."""
     record = output / "training.json"
-    names = [stage.name for stage in STAGES]
-    if first_stage not in names:
-        raise typer.BadParameter(f"{first_stage!r} is not one of {', '.join(names)}.", param_hint="--first-stage")
-    stages = STAGES[names.index(first_stage) :]
     if not evaluate_only:
-        minutes = 0.0 if stages == STAGES else float(json.loads(record.read_text(encoding="utf-8"))["minutes"])
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as scratch:
             folder = work or Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
-            sides = {stage.split: stage.image_size for stage in stages}
-            datasets = {split: render_training_set(folder, split, sides[split], NUM_SCENES[split]) for split in sides}
-            train_in_parallel(processes, datasets, stages, share, folder, output)
-        minutes += (time.monotonic() - started) / 60
-        training = training_record(output, share, processes, minutes)
+            train_in_parallel(processes, render_training_set(folder, NUM_SCENES), share, folder, output)
+        training = training_record(output, share, processes, (time.monotonic() - started) / 60)
         record.write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
     else:
         save(CoCaForCaptioning.from_pretrained(output), CoCaProcessor.from_pretrained(output), output)
