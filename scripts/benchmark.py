@@ -111,8 +111,12 @@ def _goal(row: str, what: str, bound: str, measure: Measure = "speed", **by_vari
     return Goal(row, what, measure, {"": bound, **{name.replace("_", " "): b for name, b in by_variant.items()}})
 
 
-def _captioning_row(model: str) -> str:
-    return f"generate-{model.removeprefix('coca_ViT-')}"
+def _captioning_call(model: str) -> str:
+    return f"{model}, 2 images, 6 beams in 3 groups, 30 tokens"
+
+
+def _training_step(length: int) -> str:
+    return f"{B32}, a training step of 16 captions of {length} tokens, both losses"
 
 
 def _captioning(model: str, bounds: tuple[str, str, str], variants: tuple[str, ...], repeats: int) -> Comparison:
@@ -120,14 +124,14 @@ def _captioning(model: str, bounds: tuple[str, str, str], variants: tuple[str, .
     made_with = {"name": model}
     exact, in_bfloat16, default = bounds
     goal = Goal(
-        _captioning_row(model),
-        f"{model}, 2 images, 6 beams in 3 groups, 30 tokens",
+        f"generate-{short}",
+        _captioning_call(model),
         "speed",
         {"": exact, "bfloat16": in_bfloat16, "bfloat16, packed": in_bfloat16},
     )
     same = _goal(f"default-{short}", f"{model}, open_clip's own call with its defaults, same ids", default)
     return Comparison(
-        _captioning_row(model),
+        f"generate-{short}",
         # What `num_beams=6, num_beam_groups=3, seq_len=30` are upstream.
         Call("open_clip", "default_call", {"batch": 2}, made_with),
         (
@@ -141,7 +145,7 @@ def _captioning(model: str, bounds: tuple[str, str, str], variants: tuple[str, .
 
 def _training(length: int, name: str, speed: str, memory: str) -> list[Comparison]:
     """Time and memory apart: what fixes the one costs the other."""
-    what = f"{B32}, a training step of 16 captions of {length} tokens, both losses"
+    what = _training_step(length)
     made_with, arguments = {"name": B32}, {"batch": 16, "length": length}
     theirs = Call("open_clip", "train_step", arguments, made_with)
     steps = {
@@ -401,22 +405,24 @@ def _floors(model: str, bench: Bench) -> list[Record]:
             what = f"{model}, products of a step of 12 rows against reading their weights"
             records.append(_against("reading", what, variant, b["seconds"], e["seconds"]))
         what = f"{model}, generate: encoder and products alone, against the whole call"
-        records.append(_against("floor", what, variant, c["seconds"], floor) | {"floor_of": _captioning_row(model)})
+        records.append(_against("floor", what, variant, c["seconds"], floor) | {"floor_of": _captioning_call(model)})
     return records
 
 
 def _train_floor(bench: Bench) -> list[Record]:
     """A training step against its operations at the rate that a large product reaches."""
     size, records = 2048, []
-    for length, floor_of in ((12, "train"), (76, "train-full")):
+    for length in (12, 76):
         batch = {"batch": 16, "length": length}
-        step, product = _coca(B32, "train_step", **batch, skip_logits=True), _coca(B32, "large_product", size=size)
+        step, product = _coca(B32, "train_step", **batch), _coca(B32, "large_product", size=size)
         process = bench.process(step)
         a, b = _in_turn([(process, step), (process, product)], 3)
         operations = process.run(_coca(B32, "train_operations", **batch))["result"]
         floor = operations / (2 * size**3 / b["seconds"])
         what = f"{B32}, a training step of 16 captions of {length} tokens, operations alone"
-        records.append(_against("train-floor", what, "float32", a["seconds"], floor) | {"floor_of": floor_of})
+        records.append(
+            _against("train-floor", what, "float32", a["seconds"], floor) | {"floor_of": _training_step(length)}
+        )
     return records
 
 
@@ -521,7 +527,7 @@ def _is_met(record: Record) -> bool | None:
 def _floor(record: Record, records: list[Record]) -> str:
     """What the ratio would be if a call took no longer than its floor."""
     for other in records:
-        if other.get("floor_of") == record["row"] and other["variant"] == record["variant"]:
+        if other.get("floor_of") == record["what"] and other["variant"] == record["variant"]:
             return f"{record['value'] * other['value']:.2f}"
     return ""
 

@@ -146,11 +146,20 @@ def _caption_with_open_clip(reference: Path, device: str, batches: tuple[int, ..
     return records
 
 
-def _train(config: CoCaConfig, device: str, batch: int, length: int, rates: tuple[float, float]) -> list[Record]:
-    """Forward, backward and AdamW, in bfloat16 by autocast; as it is, and compiled."""
-    model = CoCaForCaptioning(config).to(device).train()
+# How a training step can be run: the weights' dtype, and whether the layers are compiled.
+TRAINING_SIDES = {
+    "autocast": (torch.float32, False),
+    "autocast, layers compiled": (torch.float32, True),
+    "bfloat16 weights, layers compiled": (torch.bfloat16, True),
+}
+
+
+def _train(config: CoCaConfig, device: str, batch: int, length: int, rates: tuple[float, float], side: str) -> Record:
+    """Forward, backward and AdamW, with products in bfloat16."""
+    dtype, is_compiled = TRAINING_SIDES[side]
+    model = CoCaForCaptioning(config).to(device, dtype).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=device != "cpu")
-    x, ids = images(batch).to(device), captions(batch, length, length).to(device)
+    x, ids = images(batch).to(device, dtype), captions(batch, length, length).to(device)
 
     def forward() -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16):
@@ -164,24 +173,20 @@ def _train(config: CoCaConfig, device: str, batch: int, length: int, rates: tupl
     # The model's own: what is computed a second time, in the backward pass, does not count. Backward is twice forward.
     with torch.no_grad():
         operations = 3 * _operations(forward)
-    records = []
-    for side in ("as it is", "compiled"):
-        if side == "compiled":
-            for module in model.modules():
-                if isinstance(module, GradientCheckpointingLayer):
-                    module.compile()
-        seconds = _seconds(step, device, 5)
-        records.append(
-            {
-                "batch": batch,
-                "length": length,
-                "side": side,
-                "samples_per_second": batch / seconds,
-                "published_samples_per_second": PUBLISHED_SAMPLES_PER_SECOND,
-                "model_operations_share": operations / seconds / rates[0],
-            }
-        )
-    return records
+    if is_compiled:
+        for module in model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                # On a CPU this is a rehearsal, which need not wait for code to be made.
+                module.compile(backend="aot_eager" if device == "cpu" else "inductor")
+    seconds = _seconds(step, device, 5)
+    return {
+        "batch": batch,
+        "length": length,
+        "side": side,
+        "samples_per_second": batch / seconds,
+        "published_samples_per_second": PUBLISHED_SAMPLES_PER_SECOND,
+        "model_operations_share": operations / seconds / rates[0],
+    }
 
 
 def _print(results: Record) -> None:
@@ -224,7 +229,8 @@ def main(
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(results, indent=1) + "\n")
 
-    write(training=_train(config, device, 2 if quick else train_batch, length, rates))
+    train_batch = 2 if quick else train_batch
+    write(training=[_train(config, device, train_batch, length, rates, side) for side in TRAINING_SIDES])
     model = CoCaForCaptioning(config).to(device, torch.bfloat16).eval()
     # Operations are not counted in inference mode.
     with torch.no_grad():

@@ -108,9 +108,17 @@ def test_training_sees_the_pixels_that_the_processor_gives(model):
     torch.testing.assert_close(pixel_values, expected, rtol=0, atol=1e-5)
 
 
+def training_examples(count: int) -> list[train_bundled_model.Example]:
+    return [
+        train_bundled_model.Example(
+            np.asarray(scenes.render(scene)), scene.facts, train_bundled_model.patch_labels(scene)
+        )
+        for scene in scenes.scenes("train", count)
+    ]
+
+
 def test_a_partial_text_is_no_target_of_the_decoder(model):
-    examples = [(np.zeros((80, 80, 3), np.uint8), scene.facts) for scene in scenes.scenes("train", 64)]
-    batch = train_bundled_model.CaptionCollator(model.processor, random.Random(0), with_facts=False)(examples)
+    batch = train_bundled_model.CaptionCollator(model.processor, random.Random(0))(training_examples(64))
     decode = model.processor.tokenizer.batch_decode
     is_target = (batch["labels"] != -100).any(1)
     targets = decode(batch["labels"].masked_fill(batch["labels"] == -100, 0), skip_special_tokens=True)
@@ -120,14 +128,78 @@ def test_a_partial_text_is_no_target_of_the_decoder(model):
 
 
 def test_grey_pictures_have_no_colour_and_no_label_for_it(model):
-    examples = [(np.asarray(scenes.render(scene, 40)), scene.facts) for scene in scenes.scenes("close_up", 16)]
-    batch = train_bundled_model.FactCollator(model.processor, random.Random(0), grey_share=1.0)(examples)
+    examples = training_examples(16)
+    collator = train_bundled_model.FactCollator(model.processor, random.Random(0), num_patches=100, grey_share=1.0)
+    batch = collator(examples)
     picture = batch["pixel_values"] * torch.tensor(model.processor.image_processor.image_std)[:, None, None]
     picture = picture + torch.tensor(model.processor.image_processor.image_mean)[:, None, None]
     torch.testing.assert_close(picture, picture[:, :1].expand_as(picture))
     background, _relation, _count, _size, colour, shape, *_second = batch["labels"].t().tolist()
     assert set(background) == set(colour) == {-100}
-    assert [scenes.SHAPES[index] for index in shape] == [facts.groups[0].shape for _, facts in examples]
+    named = [{group.shape for group in example.facts.groups} for example in examples]
+    assert all(scenes.SHAPES[index] in names for index, names in zip(shape, named, strict=True))
+    assert set(batch["patch_labels"][:, :, train_bundled_model.PATCH_COLOUR].flatten().tolist()) == {-100}
+
+
+def test_the_labels_of_patches_say_where_which_shapes_are():
+    for scene in scenes.scenes("train", 50):
+        size, colour, shape, is_centre = train_bundled_model.patch_labels(scene).T
+        assert is_centre.sum() == sum(group.count for group in scene.facts.groups)
+        shown = shape < len(scenes.SHAPES)
+        assert shown[is_centre == 1].all()
+        assert set(size[~shown]) == set(colour[~shown]) == {-100}
+        named = {
+            (list(scenes.SIZES)[s], list(scenes.COLOURS)[c], scenes.SHAPES[k])
+            for s, c, k in zip(size[shown], colour[shown], shape[shown], strict=True)
+        }
+        assert named == {(group.size, group.colour, group.shape) for group in scene.facts.groups}
+
+
+def test_a_patch_labelled_with_a_colour_shows_it():
+    # Shades of white, gray and black have little saturation, and those of shapes much.
+    scene = next(s for s in scenes.scenes("train", 50) if s.facts.background == "white" and not s.noise)
+    picture = np.asarray(scenes.render(scene)).astype(int).reshape(10, 8, 10, 8, 3)
+    saturation = (picture.max(-1) - picture.min(-1)).max((1, 3)).reshape(-1)
+    is_centre = train_bundled_model.patch_labels(scene)[:, -1] == 1
+    assert saturation[is_centre].min() > 60
+
+
+def test_a_mirrored_example_is_labelled_as_its_picture_shows(model):
+    for example in training_examples(20):
+        mirrored = example.mirrored()
+        np.testing.assert_array_equal(mirrored.picture, example.picture[:, ::-1])
+        assert mirrored.facts == scenes.mirrored(example.facts)
+        grid = (10, 10, -1)
+        labels, flipped = example.patch_labels.reshape(grid), mirrored.patch_labels.reshape(grid)
+        np.testing.assert_array_equal(flipped, labels[:, ::-1])
+
+
+def test_where_patches_are_left_out_those_with_shapes_stay_and_none_is_counted(model):
+    collator = train_bundled_model.FactCollator(model.processor, random.Random(0), num_patches=48, grey_share=0.0)
+    examples = training_examples(32)
+    batch = collator(examples)
+    assert (batch["labels"][:, train_bundled_model.IS_COUNT] == -100).all()
+    empty = len(scenes.SHAPES)
+    for example, labels, kept in zip(examples, batch["patch_labels"], batch["kept_patches"], strict=True):
+        shown = int((example.patch_labels[:, train_bundled_model.PATCH_SHAPE] < empty).sum())
+        assert len(set(kept.tolist())) == 48
+        assert int((labels[:, train_bundled_model.PATCH_SHAPE] < empty).sum()) == min(shown, 48)
+
+
+def test_the_vision_tower_sees_the_chosen_patches_only(model):
+    tower = model.model.model.vision_model
+    classifier = train_bundled_model.FactClassifier(tower)
+    collator = train_bundled_model.FactCollator(model.processor, random.Random(0), num_patches=30, grey_share=0.0)
+    batch = collator(training_examples(2))
+    seen = torch.zeros(2, 100, dtype=torch.bool).scatter_(1, batch["kept_patches"], True)
+    hidden = batch["pixel_values"].clone()
+    is_seen = seen.view(2, 1, 10, 1, 10, 1).expand(-1, 3, -1, 8, -1, 8).reshape(2, 3, 80, 80)
+    hidden[~is_seen] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(
+            classifier(**batch)["logits"], classifier(**{**batch, "pixel_values": hidden})["logits"]
+        )
+        assert tower(hidden).last_hidden_state.shape[1] == 101
 
 
 def test_the_layers_optimizer_is_torchs_muon_in_another_precision():

@@ -161,8 +161,8 @@ def scene_folder(tmp_path_factory) -> Path:
     shutil.copytree(coca_hf.bundled_model(), folder)
     shares = dict.fromkeys(["zero_shot_shape", "zero_shot_colour", "zero_shot_colour_and_shape"], 0.25)
     figures = {**shares, **{name: number / 8 for number, name in enumerate(scene_card.METRICS, 1)}}
-    names = "parameters batch_size close_ups train_scenes minutes processes"
-    steps = "shapes_steps facts_steps captions_steps wording_steps"
+    names = "parameters batch_size train_scenes minutes processes"
+    steps = "shapes_steps facts_steps captions_steps"
     versions = {"seed": 0, "torch": "2", "transformers": "5", "python": "3"}
     scene_card.write_scene_card(folder, figures, {**dict.fromkeys(f"{names} {steps}".split(), 1), **versions})
     return folder

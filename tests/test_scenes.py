@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import scenes
 
 
-SPLITS = ("train", "close_up", "test", "held_out", "single")
+SPLITS = ("train", "test", "held_out", "single")
 GROUP = scenes.Group(2, "small", "red", "cross")
 # Mean red, green and blue of the first ten training pictures.
 RECORDED_MEANS = [
@@ -118,7 +118,7 @@ def test_pixels_are_those_recorded_when_the_model_was_trained():
     np.testing.assert_allclose(means, RECORDED_MEANS, rtol=0, atol=0.5)
 
 
-@pytest.mark.parametrize("split", ["train", "close_up", "test", "single"])
+@pytest.mark.parametrize("split", ["train", "test", "single"])
 def test_no_scene_outside_the_held_out_split_shows_a_held_out_combination(split):
     shown = {(group.colour, group.shape) for scene in scenes.scenes(split, 5000) for group in scene.facts.groups}
     assert shown.isdisjoint(scenes.HELD_OUT_COMBINATIONS)
