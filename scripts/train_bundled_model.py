@@ -365,12 +365,18 @@ def label_loss(logits: Tensor, labels: Tensor, values: tuple[tuple, ...]) -> Ten
 
 
 class FactClassifier(nn.Module):
-    """The vision tower with linear layers for the facts and for a patch: it learns to see before it has to speak."""
+    """The vision tower with linear layers that name what it sees: it learns to see before it has to speak.
+
+    All facts are read from the image's vector, each from an image token of its own too, so that the decoder finds them
+    there, and what a patch shows from the patch.
+    """
 
     def __init__(self, vision_model: CoCaVisionModel) -> None:
         super().__init__()
         self.vision_model = vision_model
-        self.head = nn.Linear(vision_model.config.pooler_hidden_size, sum(map(len, FACT_VALUES)))
+        pooled_size = vision_model.config.pooler_hidden_size
+        self.head = nn.Linear(pooled_size, sum(map(len, FACT_VALUES)))
+        self.token_heads = nn.ModuleList([nn.Linear(pooled_size, len(values)) for values in FACT_VALUES])
         self.patch_head = nn.Linear(vision_model.config.hidden_size, sum(map(len, PATCH_VALUES)))
 
     def forward(
@@ -380,8 +386,11 @@ class FactClassifier(nn.Module):
         with self.vision_model.patch_dropout.register_forward_hook(keep):
             output = self.vision_model(pixel_values)
         logits = self.head(output.pooler_output)
+        tokens = output.image_tokens.unbind(1)
+        token_logits = torch.cat([head(token) for head, token in zip(self.token_heads, tokens, strict=False)], 1)
+        loss = label_loss(logits, labels, FACT_VALUES) + label_loss(token_logits, labels, FACT_VALUES)
         patch_loss = label_loss(self.patch_head(output.last_hidden_state[:, 1:]), patch_labels, PATCH_VALUES)
-        return {"loss": label_loss(logits, labels, FACT_VALUES) + PATCH_LOSS_WEIGHT * patch_loss, "logits": logits}
+        return {"loss": loss + PATCH_LOSS_WEIGHT * patch_loss, "logits": logits}
 
 
 def _keep_patches(kept: Tensor, _module: nn.Module, _inputs: tuple, hidden_states: Tensor) -> Tensor:
@@ -472,7 +481,7 @@ class Stage:
 STAGES = (
     Stage("shapes", 1300, 0.01, num_patches=48),
     Stage("facts", 2300, 0.007),
-    Stage("captions", 1700, 0.007),
+    Stage("captions", 1800, 0.007),
 )
 NUM_SCENES = 160_000
 
