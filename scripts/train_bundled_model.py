@@ -479,11 +479,11 @@ class Stage:
 
 
 STAGES = (
-    Stage("shapes", 1300, 0.01, num_patches=48),
-    Stage("facts", 2300, 0.007),
-    Stage("captions", 1800, 0.007),
+    Stage("shapes", 1500, 0.01, num_patches=48),
+    Stage("facts", 4500, 0.007),
+    Stage("captions", 3000, 0.007),
 )
-NUM_SCENES = 160_000
+NUM_SCENES = 300_000
 
 
 def train(dataset: SceneDataset, share: float, work: Path, output: Path) -> None:
