@@ -22,7 +22,7 @@ help:
 	@echo 'make demo           captions the bundled example images with the bundled model'
 	@echo 'make test           every test with the newest supported transformers, most with the oldest too'
 	@echo 'make check          format, lint, types and the fast tests'
-	@echo 'make bundled-model  trains the bundled model again (an hour on two cores with bfloat16, three without)'
+	@echo 'make bundled-model  trains the bundled model again (half an hour on two cores with bfloat16)'
 	@echo 'make clean          removes .venv and everything fetched or built'
 
 demo: $(VENV)/.runtime
