@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the small model that ships inside the package, from nothing, on rendered scenes; measure it; write its card.
 
-Two CPU cores with bfloat16 need half an hour; without it, from the times of its steps, a hundred minutes. The same seed
-gives the same training data, wordings and initial weights.
+Two CPU cores with bfloat16 need half an hour; without it, from the times of its steps, a hundred minutes. The same
+seed gives the same training data, wordings and initial weights.
 
 What limits the result is how well the vision tower sees: given one that names all facts, the rest learns to speak in a
 few minutes. Captions alone teach it slowly, one linear layer for each fact is faster, and one more for every patch
