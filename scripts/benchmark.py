@@ -45,13 +45,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bfloat16": {"dtype": "bfloat16"},
     "bfloat16, packed": {"dtype": "bfloat16", "packed": True},
     "float32, compiled": {"compiled": True},
+    "bfloat16, compiled": {"dtype": "bfloat16", "compiled": True},
 }
 FLOAT32 = ("float32", "float32, packed")
 # Without instructions for it, a processor takes many times as long in bfloat16: no one would choose it there.
 HAS_BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 EVERY = (*FLOAT32, "bfloat16", "bfloat16, packed") if HAS_BFLOAT16 else FLOAT32
 # Compiling takes minutes: in the rows that say so.
-EVERY_AND_COMPILED = (*EVERY, "float32, compiled")
+COMPILED = ("float32, compiled", "bfloat16, compiled") if HAS_BFLOAT16 else ("float32, compiled",)
+EVERY_AND_COMPILED = (*EVERY, *COMPILED)
 # What a user can switch on besides.
 OPTIONS: dict[str, dict[str, Any]] = {
     **{name: VARIANTS[name] for name in EVERY_AND_COMPILED},
@@ -127,7 +129,7 @@ def _captioning(model: str, bounds: tuple[str, str, str], variants: tuple[str, .
         f"generate-{short}",
         _captioning_call(model),
         "speed",
-        {"": exact, "bfloat16": in_bfloat16, "bfloat16, packed": in_bfloat16},
+        {"": exact} | {name: in_bfloat16 for name in VARIANTS if name.startswith("bfloat16")},
     )
     same = _goal(f"default-{short}", f"{model}, open_clip's own call with its defaults, same ids", default)
     return Comparison(
@@ -210,7 +212,7 @@ def _comparisons(photos: dict[str, list[str]]) -> list[Comparison]:
                 "generate",
                 many,
                 _goal("memory", f"{B32}, 32 images, 6 beams, 30 tokens: peak growth", "<= 0.333", "memory"),
-                ("float32",),
+                ("float32", "bfloat16") if HAS_BFLOAT16 else ("float32",),
             ),
             repeats=0,
             fresh=True,
