@@ -50,10 +50,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 FLOAT32 = ("float32", "float32, packed")
 # Without instructions for it, a processor takes many times as long in bfloat16: no one would choose it there.
 HAS_BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-EVERY = (*FLOAT32, "bfloat16", "bfloat16, packed") if HAS_BFLOAT16 else FLOAT32
+EVERY_AND_COMPILED = tuple(name for name in VARIANTS if HAS_BFLOAT16 or "bfloat16" not in name)
 # Compiling takes minutes: in the rows that say so.
-COMPILED = ("float32, compiled", "bfloat16, compiled") if HAS_BFLOAT16 else ("float32, compiled",)
-EVERY_AND_COMPILED = (*EVERY, *COMPILED)
+EVERY = tuple(name for name in EVERY_AND_COMPILED if "compiled" not in name)
 # What a user can switch on besides.
 OPTIONS: dict[str, dict[str, Any]] = {
     **{name: VARIANTS[name] for name in EVERY_AND_COMPILED},

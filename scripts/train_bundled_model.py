@@ -77,6 +77,7 @@ SEED = 0
 HAS_BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 IMAGE_SIZE = 80
 PATCH_SIZE = 8
+GRID = IMAGE_SIZE // PATCH_SIZE  # patches along a side
 CONTEXT_LENGTH = 48
 BATCH_SIZE = 32  # in each process
 IGNORED = -100
@@ -157,8 +158,7 @@ class Example:
     patch_labels: np.ndarray
 
     def mirrored(self) -> "Example":
-        grid = math.isqrt(len(self.patch_labels))
-        patch_labels = self.patch_labels.reshape(grid, grid, -1)[:, ::-1].reshape(self.patch_labels.shape)
+        patch_labels = self.patch_labels.reshape(GRID, GRID, -1)[:, ::-1].reshape(GRID**2, -1)
         return Example(self.picture[:, ::-1], mirrored(self.facts), patch_labels)
 
 
@@ -199,10 +199,10 @@ def _render_range(folder: Path, indices: range) -> list[Facts]:
 
 def render_training_set(folder: Path, count: int) -> SceneDataset:
     """Renders each scene once, to a file: drawing anew in every epoch would cost a fifth of the training time."""
-    num_patches, chunk = (IMAGE_SIZE // PATCH_SIZE) ** 2, 1000
+    chunk = 1000
     for name, dtype, shape in (
         ("pictures", np.uint8, (IMAGE_SIZE, IMAGE_SIZE, 3)),
-        ("patch_labels", np.int8, (num_patches, len(PATCH_VALUES))),
+        ("patch_labels", np.int8, (GRID**2, len(PATCH_VALUES))),
     ):
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)).flush()
     facts: list[Facts] = []
@@ -231,11 +231,11 @@ def mirrored_at_random(examples: Iterable[Example], rng: random.Random) -> list[
 SCENE_VALUES: tuple[tuple, ...] = (tuple(BACKGROUNDS), (None, *RELATIONS))
 GROUP_VALUES: tuple[tuple, ...] = (tuple(COUNT_WORDS), tuple(SIZES), tuple(COLOURS), SHAPES)
 FACT_VALUES = (*SCENE_VALUES, *GROUP_VALUES, *GROUP_VALUES)
+NEEDS_COLOUR = torch.tensor([values in (SCENE_VALUES[0], GROUP_VALUES[2]) for values in FACT_VALUES])
 IS_COUNT = torch.tensor([values is GROUP_VALUES[0] for values in FACT_VALUES])
 # What one patch shows: size, colour and shape of what lies in it, if anything does, and whether a centre does.
 PATCH_VALUES: tuple[tuple, ...] = (tuple(SIZES), tuple(COLOURS), (*SHAPES, None), (False, True))
 PATCH_COLOUR, PATCH_SHAPE = 1, 2
-NEEDS_COLOUR = torch.tensor([values in (SCENE_VALUES[0], GROUP_VALUES[2]) for values in FACT_VALUES])
 
 
 def fact_labels(facts: Facts) -> list[int]:
@@ -249,12 +249,11 @@ def fact_labels(facts: Facts) -> list[int]:
 
 def patch_labels(scene: Scene) -> np.ndarray:
     """int8 (patches, 4), the patches row by row: the number of each of `PATCH_VALUES`, or `IGNORED`."""
-    grid = IMAGE_SIZE // PATCH_SIZE
-    labels = np.full((grid, grid, len(PATCH_VALUES)), IGNORED, np.int8)
+    labels = np.full((GRID, GRID, len(PATCH_VALUES)), IGNORED, np.int8)
     labels[..., PATCH_SHAPE] = len(SHAPES)
     labels[..., -1] = False
-    nearest = np.full((grid, grid), np.inf)
-    starts = np.arange(grid) / grid
+    nearest = np.full((GRID, GRID), np.inf)
+    starts = np.arange(GRID) / GRID
     shapes = iter(scene.shapes)
     for group in scene.facts.groups:
         stated: tuple[Any, ...] = (group.size, group.colour, group.shape)
@@ -262,13 +261,13 @@ def patch_labels(scene: Scene) -> np.ndarray:
         for shape in islice(shapes, group.count):
             x, y = shape.centre
             # From the centre to the point of each patch that is nearest to it.
-            dx, dy = (np.abs(np.clip(at, starts, starts + 1 / grid) - at) for at in (x, y))
+            dx, dy = (np.abs(np.clip(at, starts, starts + 1 / GRID) - at) for at in (x, y))
             distance = np.hypot(dx[None, :], dy[:, None])
             is_shown = (distance < shape.radius) & (distance < nearest)
             labels[is_shown, : len(values)] = values
             nearest = np.where(is_shown, distance, nearest)
-            labels[int(y * grid), int(x * grid), -1] = True
-    return labels.reshape(grid * grid, -1)
+            labels[int(y * GRID), int(x * GRID), -1] = True
+    return labels.reshape(GRID**2, -1)
 
 
 @dataclass
@@ -476,7 +475,7 @@ class Stage:
     name: str
     steps: int
     muon_lr: float
-    num_patches: int = (IMAGE_SIZE // PATCH_SIZE) ** 2
+    num_patches: int = GRID**2
 
 
 STAGES = (
@@ -498,9 +497,11 @@ def train(dataset: SceneDataset, share: float, work: Path, output: Path) -> None
     model = CoCaForCaptioning._from_config(build_config(processor.tokenizer), attn_implementation=attention)
     classifier = FactClassifier(model.model.vision_model)
     for stage in STAGES:
-        learner: nn.Module = classifier
-        collator: Callable = FactCollator(processor, rng, stage.num_patches)
-        if stage.name == "captions":
+        learner: nn.Module
+        collator: Callable
+        if stage.name != "captions":
+            learner, collator = classifier, FactCollator(processor, rng, stage.num_patches)
+        else:
             tower = model.model.vision_model
             for part in (tower.embeddings, tower.pre_layernorm, tower.layers):
                 part.requires_grad_(False)

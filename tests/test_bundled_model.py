@@ -108,12 +108,12 @@ def test_training_sees_the_pixels_that_the_processor_gives(model):
     torch.testing.assert_close(pixel_values, expected, rtol=0, atol=1e-5)
 
 
-def training_examples(count: int) -> list[train_bundled_model.Example]:
+def training_examples(count: int, split: scenes.Split = "train") -> list[train_bundled_model.Example]:
     return [
         train_bundled_model.Example(
             np.asarray(scenes.render(scene)), scene.facts, train_bundled_model.patch_labels(scene)
         )
-        for scene in scenes.scenes("train", count)
+        for scene in scenes.scenes(split, count)
     ]
 
 
@@ -128,7 +128,7 @@ def test_a_partial_text_is_no_target_of_the_decoder(model):
 
 
 def test_grey_pictures_have_no_colour_and_no_label_for_it(model):
-    examples = training_examples(16)
+    examples = training_examples(16, "single")
     collator = train_bundled_model.FactCollator(model.processor, random.Random(0), num_patches=100, grey_share=1.0)
     batch = collator(examples)
     picture = batch["pixel_values"] * torch.tensor(model.processor.image_processor.image_std)[:, None, None]
@@ -136,8 +136,7 @@ def test_grey_pictures_have_no_colour_and_no_label_for_it(model):
     torch.testing.assert_close(picture, picture[:, :1].expand_as(picture))
     background, _relation, _count, _size, colour, shape, *_second = batch["labels"].t().tolist()
     assert set(background) == set(colour) == {-100}
-    named = [{group.shape for group in example.facts.groups} for example in examples]
-    assert all(scenes.SHAPES[index] in names for index, names in zip(shape, named, strict=True))
+    assert [scenes.SHAPES[index] for index in shape] == [example.facts.groups[0].shape for example in examples]
     assert set(batch["patch_labels"][:, :, train_bundled_model.PATCH_COLOUR].flatten().tolist()) == {-100}
 
 
@@ -220,7 +219,7 @@ def test_the_layers_optimizer_is_torchs_muon_in_another_precision(monkeypatch):
         for optimizer in optimizers:
             optimizer.step()
     for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=3e-3)  # bfloat16 has three digits, of steps up to 0.04
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-3)  # bfloat16 has three digits, of an lr of 0.02
 
 
 def test_a_mirror_swaps_left_and_right_only():
