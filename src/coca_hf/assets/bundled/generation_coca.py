@@ -244,13 +244,14 @@ def _gather_weights_for(module: nn.Module, method: str) -> None:
 
 
 @dataclass
-class _Group:
+class _Searches:
     """
-    One group of a diverse beam search: B images, K beams each, L tokens at most.
+    The state of S = images * groups beam searches of K beams each, image by image; L tokens at most.
 
-    running: (B, K, L) ids; scores: (B, K) sums; finished, finished_scores: the K best hypotheses that have ended, of
-    lengths (B, K), with scores divided by length, -inf where there is none; done: (B,) no better one can come.
-    *_beams: (B, K, L) which beam of the image, over all groups, each token came from, for `beam_indices`.
+    running: (S, K, L) ids; scores: (S, K) sums; finished, finished_scores: the K best hypotheses that have ended, of
+    lengths (S, K), with scores divided by length, -inf where there is none; done: (S,) no better one can come.
+    *_beams: (S, K, L) which beam of the image, over all groups, each token came from, for `beam_indices`;
+    first_beams: (S, 1) the first beam of each group.
     """
 
     running: Tensor
@@ -261,17 +262,22 @@ class _Group:
     finished_lengths: Tensor
     finished_beams: Tensor
     done: Tensor
+    first_beams: Tensor
 
 
-def _start_group(prompts: Tensor, num_beams: int, max_length: int, pad_token_id: int) -> _Group:
-    batch, prompt_length = prompts.shape
+def _start_searches(
+    prompts: Tensor, num_groups: int, group_size: int, max_length: int, pad_token_id: int
+) -> _Searches:
+    """prompts: (images, prompt)."""
+    num_images, prompt_length = prompts.shape
+    num_searches = num_images * num_groups
     running = F.pad(prompts, (0, max_length - prompt_length), value=pad_token_id)
-    running = running[:, None].repeat(1, num_beams, 1)
+    running = running.repeat_interleave(num_groups * group_size, dim=0).view(num_searches, group_size, max_length)
     # All beams are the same at first: only one of them may propose.
-    scores = torch.full((batch, num_beams), -1e9, device=prompts.device)
+    scores = torch.full((num_searches, group_size), -1e9, device=prompts.device)
     scores[:, 0] = 0
     no_beams = torch.full_like(running, -1)
-    return _Group(
+    return _Searches(
         running=running,
         scores=scores,
         running_beams=no_beams,
@@ -279,84 +285,97 @@ def _start_group(prompts: Tensor, num_beams: int, max_length: int, pad_token_id:
         finished_scores=torch.full_like(scores, -torch.inf),
         finished_lengths=torch.full_like(scores, prompt_length, dtype=torch.long),
         finished_beams=no_beams.clone(),
-        done=torch.zeros(batch, dtype=torch.bool, device=prompts.device),
+        done=torch.zeros(num_searches, dtype=torch.bool, device=prompts.device),
+        first_beams=group_size * torch.arange(num_groups, device=prompts.device).repeat(num_images)[:, None],
     )
 
 
 def _take(tensor: Tensor, index: Tensor) -> Tensor:
-    """(B, K, ...) at (B, N) -> (B, N, ...)."""
+    """(S, K, ...) at (S, N) -> (S, N, ...)."""
     return tensor.gather(1, index.view(*index.shape, *[1] * (tensor.ndim - 2)).expand(*index.shape, *tensor.shape[2:]))
 
 
-def _keep_best(group: _Group, sequences: Tensor, scores: Tensor, length: int, beams: Tensor) -> None:
-    """Merges ended hypotheses (B, N, L), of score -inf where there is none, into the group's K best."""
+def _keep_best(searches: _Searches, sequences: Tensor, scores: Tensor, length: int, beams: Tensor) -> None:
+    """Merges ended hypotheses (S, N, L), of score -inf where there is none, into the K best of each search."""
     # Stable: an earlier hypothesis wins over a later one of the same score.
-    all_scores = torch.cat([group.finished_scores, scores], dim=1)
+    all_scores = torch.cat([searches.finished_scores, scores], dim=1)
     all_scores, best = all_scores.sort(dim=1, descending=True, stable=True)
-    best = best[:, : group.scores.shape[1]]
-    group.finished_scores = all_scores[:, : group.scores.shape[1]]
-    group.finished = _take(torch.cat([group.finished, sequences], dim=1), best)
-    group.finished_beams = _take(torch.cat([group.finished_beams, beams], dim=1), best)
-    lengths = torch.cat([group.finished_lengths, torch.full_like(scores, length, dtype=torch.long)], dim=1)
-    group.finished_lengths = _take(lengths, best)
+    best = best[:, : searches.scores.shape[1]]
+    searches.finished_scores = all_scores[:, : searches.scores.shape[1]]
+    searches.finished = _take(torch.cat([searches.finished, sequences], dim=1), best)
+    searches.finished_beams = _take(torch.cat([searches.finished_beams, beams], dim=1), best)
+    lengths = torch.cat([searches.finished_lengths, torch.full_like(scores, length, dtype=torch.long)], dim=1)
+    searches.finished_lengths = _take(lengths, best)
 
 
-def _advance_group(
-    group: _Group,
-    next_scores: Tensor,
+def _is_end(tokens: Tensor, eos_token_ids: Tensor) -> Tensor:
+    return (tokens[..., None] == eos_token_ids).any(dim=-1)
+
+
+def _propose(next_scores: Tensor, scores: Tensor, eos_token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    The best continuations of a group, best first: their scores, the beams that they extend, and their tokens.
+
+    next_scores: (images, K, vocabulary), what each continuation adds to its beam's score, (images, K)
+    -> (images, N) each, enough for K of them not to end.
+    """
+    num_beams, vocab_size = next_scores.shape[1:]
+    num_candidates = max(2, 1 + len(eos_token_ids)) * num_beams
+    candidate_scores, candidates = (next_scores + scores[:, :, None]).flatten(1).topk(num_candidates, dim=1)
+    return candidate_scores, candidates // vocab_size, candidates % vocab_size
+
+
+def _going_on(tokens: Tensor, eos_token_ids: Tensor, num_beams: int) -> Tensor:
+    """(S, N) candidates -> which K go on: the best that do not end, in their order."""
+    return _is_end(tokens, eos_token_ids).int().argsort(dim=1, stable=True)[:, :num_beams]
+
+
+def _advance(
+    searches: _Searches,
+    candidate_scores: Tensor,
+    parents: Tensor,
+    tokens: Tensor,
     length: int,
     generated_length: int,
     config: GenerationConfig,
     eos_token_ids: Tensor,
     pad_token_id: int,
-    first_beam: int,
     max_generated_length: int,
-) -> tuple[Tensor, Tensor]:
-    """
-    One step of one group: -> tokens (B, K) that its beams take, and the beams (B, K) of the group that they extend.
-
-    next_scores: (B, K, vocabulary), what each continuation adds to its beam's score.
-    """
-    _, num_beams, vocab_size = next_scores.shape
-    num_candidates = max(2, 1 + len(eos_token_ids)) * num_beams
-    totals = (next_scores + group.scores[:, :, None]).flatten(1)
-    candidate_scores, candidates = totals.topk(num_candidates, dim=1)
-    parents, tokens = candidates // vocab_size, candidates % vocab_size
-
-    is_end = torch.isin(tokens, eos_token_ids)
-    ends = is_end & ~group.done[:, None]
-    ends[:, num_beams:] = False  # an end counts only among the best K candidates
-    ended_scores = candidate_scores / (generated_length + 1) ** config.length_penalty
-    ended_scores = ended_scores.masked_fill(~ends, -torch.inf)[:, :num_beams]
+) -> Tensor:
+    """One step of all searches with their candidates, (S, N) each -> which beam each beam now extends, (S, K)."""
+    num_beams = searches.scores.shape[1]
+    is_end = _is_end(tokens[:, :num_beams], eos_token_ids)  # an end counts only among the best K candidates
+    ended_scores = candidate_scores[:, :num_beams] / (generated_length + 1) ** config.length_penalty
+    ended_scores = ended_scores.masked_fill(~is_end | searches.done[:, None], -torch.inf)
     ended_parents = parents[:, :num_beams]
-    ended_beams = _take(group.running_beams, ended_parents)
-    ended_beams[:, :, length] = first_beam + ended_parents
-    _keep_best(group, _take(group.running, ended_parents), ended_scores, length, ended_beams)
+    ended_beams = _take(searches.running_beams, ended_parents)
+    ended_beams[:, :, length] = searches.first_beams + ended_parents
+    _keep_best(searches, _take(searches.running, ended_parents), ended_scores, length, ended_beams)
 
-    # The best K that go on, in their order.
-    going_on = is_end.int().argsort(dim=1, stable=True)[:, :num_beams]
-    parents, tokens = _take(parents, going_on), _take(tokens, going_on)
-    scores = _take(candidate_scores, going_on)
-    is_done_row = group.done[:, None]
-    tokens = tokens.masked_fill(is_done_row, pad_token_id)
-    parents = parents.masked_fill(is_done_row, 0)
-    group.scores = scores.masked_fill(is_done_row, 0.0)
-    group.running = _take(group.running, parents)
-    group.running[:, :, length] = tokens
-    group.running_beams = _take(group.running_beams, parents)
-    group.running_beams[:, :, length] = first_beam + parents
+    going_on = _going_on(tokens, eos_token_ids, num_beams)
+    is_done_row = searches.done[:, None]
+    parents = _take(parents, going_on).masked_fill(is_done_row, 0)
+    searches.scores = _take(candidate_scores, going_on).masked_fill(is_done_row, 0.0)
+    searches.running = _take(searches.running, parents)
+    searches.running[:, :, length] = _take(tokens, going_on).masked_fill(is_done_row, pad_token_id)
+    searches.running_beams = _take(searches.running_beams, parents)
+    searches.running_beams[:, :, length] = searches.first_beams + parents
 
-    group.done = group.done | _is_settled(
-        group, candidate_scores[:, 0], generated_length + 1, config, max_generated_length
+    searches.done = searches.done | _is_settled(
+        searches, candidate_scores[:, 0], generated_length + 1, config, max_generated_length
     )
-    return tokens, parents
+    return parents
 
 
 def _is_settled(
-    group: _Group, best_scores: Tensor, generated_length: int, config: GenerationConfig, max_generated_length: int
+    searches: _Searches,
+    best_scores: Tensor,
+    generated_length: int,
+    config: GenerationConfig,
+    max_generated_length: int,
 ) -> Tensor:
-    """(B,) whether K hypotheses have ended and no running one can beat the worst of them."""
-    worst = group.finished_scores[:, -1]
+    """(S,) whether K hypotheses have ended and no running one can beat the worst of them."""
+    worst = searches.finished_scores[:, -1]
     is_full = worst > -torch.inf
     if config.early_stopping is True:
         return is_full
@@ -369,12 +388,13 @@ def _diversity_penalty(next_scores: Tensor, taken: list[Tensor], penalty: float)
     """
     Scores less `penalty` times how often the earlier groups took each token at this step (arXiv 1610.02424, Hamming).
 
-    (B, K, vocabulary), a (B, K) for each earlier group -> (B, K, vocabulary).
+    (images, K, vocabulary), an (images, K) for each earlier group -> (images, K, vocabulary).
     """
     tokens = torch.cat(taken, dim=1)
-    counts = next_scores.new_zeros(next_scores.shape[0], next_scores.shape[2])
-    counts.scatter_add_(1, tokens, torch.ones_like(tokens, dtype=counts.dtype))
-    return next_scores - penalty * counts[:, None]
+    counts = (tokens[:, :, None] == tokens[:, None]).sum(dim=2)
+    tokens, counts = (values[:, None].expand(-1, next_scores.shape[1], -1) for values in (tokens, counts))
+    # A token that was taken twice is written twice, with the same score.
+    return next_scores.scatter(2, tokens, next_scores.gather(2, tokens) - penalty * counts)
 
 
 def diverse_beam_search(
@@ -415,14 +435,14 @@ def diverse_beam_search(
     device, max_length = input_ids.device, config.max_length
     eos_token_ids = _as_ids(config.eos_token_id, device)
     pad_token_id = config.pad_token_id if config.pad_token_id is not None else int(eos_token_ids[0])
-    groups = [_start_group(input_ids[::num_beams], group_size, max_length, pad_token_id) for _ in range(num_groups)]
+    searches = _start_searches(input_ids[::num_beams], num_groups, group_size, max_length, pad_token_id)
     offsets = torch.arange(batch, device=device)[:, None] * num_beams
     collected: dict[str, tuple[Any, ...]] = {"scores": (), "logits": (), "attentions": (), "hidden_states": ()}
     uncounted_length = 0 if score_by == "logits" else prompt_length
 
     length, outputs = prompt_length, None
     while model._has_unfinished_sequences(
-        outputs is not None and _is_finished(groups, input_ids, stopping_criteria), synced_gpus, device=device
+        outputs is not None and _is_finished(searches, input_ids, stopping_criteria), synced_gpus, device=device
     ):
         outputs = _run_step(model, input_ids, model_kwargs, is_first=outputs is None)
         model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
@@ -430,42 +450,49 @@ def diverse_beam_search(
         scores = logits if score_by == "logits" else F.log_softmax(logits, dim=-1)
         scores = scores.view(batch, num_groups, group_size, -1)
         rows = input_ids.view(batch, num_groups, group_size, -1)
+        beam_scores, done = searches.scores.view(batch, num_groups, -1), searches.done.view(batch, num_groups, 1)
         processed_scores: list[Tensor] = []
+        proposals: list[tuple[Tensor, Tensor, Tensor]] = []
         taken: list[Tensor] = []
-        parents: list[Tensor] = []
-        for idx, group in enumerate(groups):
+        for idx in range(num_groups):
             next_scores = scores[:, idx]
-            if taken and penalty:
+            if taken:
                 next_scores = _diversity_penalty(next_scores, taken, penalty)
             next_scores = logits_processor(rows[:, idx].flatten(0, 1), next_scores.flatten(0, 1))
             next_scores = next_scores.view(batch, group_size, -1)
             processed_scores.append(next_scores)
-            tokens, group_parents = _advance_group(
-                group,
-                next_scores,
-                length,
-                length - uncounted_length,
-                config,
-                eos_token_ids,
-                pad_token_id,
-                first_beam=idx * group_size,
-                max_generated_length=max_length - uncounted_length,
-            )
-            taken.append(tokens)
-            parents.append(group_parents + idx * group_size)
-        _collect(collected, config, outputs, logits, torch.stack(processed_scores, dim=1).flatten(0, 2))
+            proposals.append(_propose(next_scores, beam_scores[:, idx], eos_token_ids))
+            if penalty and idx + 1 < num_groups:
+                _, _, tokens = proposals[-1]
+                tokens = _take(tokens, _going_on(tokens, eos_token_ids, group_size))
+                taken.append(tokens.masked_fill(done[:, idx], pad_token_id))
+        candidate_scores, parents, tokens = (
+            torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*proposals, strict=True)
+        )
+        parents = _advance(
+            searches,
+            candidate_scores,
+            parents,
+            tokens,
+            length,
+            length - uncounted_length,
+            config,
+            eos_token_ids,
+            pad_token_id,
+            max_generated_length=max_length - uncounted_length,
+        )
+        _collect(collected, config, outputs, logits, processed_scores)
 
         length += 1
-        input_ids = torch.cat([group.running for group in groups], dim=1)[:, :, :length].flatten(0, 1)
-        beam_idx = (torch.cat(parents, dim=1) + offsets).flatten()
+        input_ids = searches.running[:, :, :length].flatten(0, 1)
+        beam_idx = ((searches.first_beams + parents).view(batch, num_beams) + offsets).flatten()
         if model_kwargs.get("past_key_values") is not None:
             model_kwargs["past_key_values"].reorder_cache(beam_idx)
 
-    for group in groups:
-        running_scores = group.scores / (length - uncounted_length) ** config.length_penalty
-        running_scores = running_scores.masked_fill(group.done[:, None], -torch.inf)
-        _keep_best(group, group.running, running_scores, length, group.running_beams)
-    return _finalize(groups, config, eos_token_ids, pad_token_id, prompt_length, collected, model_kwargs, num_beams)
+    running_scores = searches.scores / (length - uncounted_length) ** config.length_penalty
+    running_scores = running_scores.masked_fill(searches.done[:, None], -torch.inf)
+    _keep_best(searches, searches.running, running_scores, length, searches.running_beams)
+    return _finalize(searches, config, eos_token_ids, pad_token_id, prompt_length, collected, model_kwargs)
 
 
 def _as_ids(token_ids: int | list[int] | Tensor | None, device: torch.device) -> Tensor:
@@ -480,41 +507,55 @@ def _run_step(model: GenerationMixin, input_ids: Tensor, model_kwargs: dict[str,
     return model(**model_inputs, return_dict=True)
 
 
-def _is_finished(groups: list[_Group], input_ids: Tensor, stopping_criteria: StoppingCriteriaList) -> bool:
-    all_done = torch.stack([group.done for group in groups]).all()
-    return bool(all_done) or bool(stopping_criteria(input_ids, None).all())
+def _is_finished(searches: _Searches, input_ids: Tensor, stopping_criteria: StoppingCriteriaList) -> bool:
+    return bool(searches.done.all()) or bool(stopping_criteria(input_ids, None).all())
 
 
 def _collect(
-    collected: dict[str, tuple[Any, ...]], config: GenerationConfig, outputs: Any, logits: Tensor, scores: Tensor
+    collected: dict[str, tuple[Any, ...]],
+    config: GenerationConfig,
+    outputs: Any,
+    logits: Tensor,
+    group_scores: list[Tensor],
 ) -> None:
+    """group_scores: (images, K, vocabulary) of each group."""
+    if not config.return_dict_in_generate:
+        return
+    if config.output_scores:
+        collected["scores"] += (torch.stack(group_scores, dim=1).flatten(0, 2),)
     for name, wanted, value in (
-        ("scores", config.output_scores, scores),
         ("logits", config.output_logits, logits),
         ("attentions", config.output_attentions, outputs.attentions),
         ("hidden_states", config.output_hidden_states, outputs.hidden_states),
     ):
-        if config.return_dict_in_generate and wanted:
+        if wanted:
             collected[name] += (value,)
 
 
 def _finalize(
-    groups: list[_Group],
+    searches: _Searches,
     config: GenerationConfig,
     eos_token_ids: Tensor,
     pad_token_id: int,
     prompt_length: int,
     collected: dict[str, tuple[Any, ...]],
     model_kwargs: dict[str, Any],
-    num_beams: int,
 ) -> GenerateBeamDecoderOnlyOutput | Tensor:
     """The best hypotheses of all groups, with the end token behind each where it fits."""
-    scores = torch.cat([group.finished_scores for group in groups], dim=1)
+    # All groups of an image together: (images, num_beams, ...).
+    scores, lengths, sequences, beams = (
+        found.reshape(-1, config.num_beams, *found.shape[2:])
+        for found in (
+            searches.finished_scores,
+            searches.finished_lengths,
+            searches.finished,
+            searches.finished_beams,
+        )
+    )
     # Of equal scores the later one, as the library's scorer popped them off a sorted list.
     order = scores.shape[1] - 1 - scores.flip(1).argsort(dim=1, descending=True, stable=True)
     order = order[:, : config.num_return_sequences]
-    sequences = _take(torch.cat([group.finished for group in groups], dim=1), order).flatten(0, 1)
-    lengths = _take(torch.cat([group.finished_lengths for group in groups], dim=1), order).flatten()
+    sequences, lengths = _take(sequences, order).flatten(0, 1), _take(lengths, order).flatten()
     width = min(int(lengths.max()) + 1, config.max_length)
     positions = torch.arange(sequences.shape[1], device=sequences.device)
     sequences = sequences.masked_fill(positions >= lengths[:, None], pad_token_id)
@@ -524,8 +565,8 @@ def _finalize(
     if not config.return_dict_in_generate:
         return sequences
 
-    beams = _take(torch.cat([group.finished_beams for group in groups], dim=1), order)
-    image_offsets = torch.arange(len(beams), device=beams.device)[:, None, None] * num_beams
+    beams = _take(beams, order)
+    image_offsets = torch.arange(len(beams), device=beams.device)[:, None, None] * config.num_beams
     beams = torch.where(beams < 0, beams, beams + image_offsets).flatten(0, 1)
     return GenerateBeamDecoderOnlyOutput(
         sequences=sequences,
