@@ -10,7 +10,7 @@ import itertools
 
 import pytest
 import torch
-from transformers import DynamicCache, LogitsProcessor, StoppingCriteria
+from transformers import CompileConfig, DynamicCache, LogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from tiny import END, PAD, START, tiny_captioner
@@ -420,6 +420,43 @@ def test_the_compiled_model_has_no_graph_break_and_changes_no_token(captioner, p
     # The "eager" backend traces as any other does and needs no C++ compiler.
     compiled.forward = torch.compile(compiled.forward, backend="eager", fullgraph=True)
     assert torch.equal(generate(compiled, pixel_values, cache_implementation=cache), expected)
+
+
+class CountedRuns:
+    """A backend of `torch.compile` that counts the runs of what it was given, and whether addresses stay the same."""
+
+    def __init__(self):
+        self.runs, self.addresses = 0, set()
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __call__(self, graph, example_inputs):
+        def run(*inputs):
+            self.runs += 1
+            is_cache = [i for i, x in enumerate(inputs) if getattr(x, "_dynamo_static_input_type", None)]
+            self.addresses.add(tuple(inputs[i].data_ptr() for i in is_cache))
+            return graph(*inputs)
+
+        return run
+
+
+@pytest.mark.parametrize("name", ["beam search", "diverse beam search"])
+def test_all_steps_after_the_first_are_compiled_with_a_static_cache_and_read_the_same_tensors(
+    captioner, pixel_values, name
+):
+    mode, _ = MODES[name]
+    expected = generate(captioner, pixel_values, **mode)
+    torch._dynamo.reset()
+    counted = CountedRuns()
+    config = CompileConfig(backend=counted, mode=None, fullgraph=True)
+    config._compile_all_devices = True
+    compiled = copy.deepcopy(captioner)
+    ids = generate(compiled, pixel_values, cache_implementation="static", compile_config=config, **mode)
+    assert torch.equal(ids, expected)
+    assert counted.runs == NEW_TOKENS - 1
+    (addresses,) = counted.addresses
+    assert len(addresses) >= 2 * len(captioner.decoder.layers)
 
 
 def test_generation_continues_from_a_returned_cache(captioner, pixel_values):

@@ -77,9 +77,12 @@ def test_shift_labels_replace_labels():
 
 
 @pytest.mark.parametrize("num_items_in_batch", [None, 40])
-@pytest.mark.parametrize("max_logits", [99, 7 * 99, 2**23])
-def test_the_loss_without_logits_has_the_same_value_and_gradients(monkeypatch, max_logits, num_items_in_batch):
-    monkeypatch.setattr(modeling_coca, "MAX_LOGITS_AT_ONCE", max_logits)
+@pytest.mark.parametrize(("min_logits", "max_chunks"), [(99, 1000), (7 * 99, 1000), (99, 3), (2**23, 16)])
+def test_the_loss_without_logits_has_the_same_value_and_gradients(
+    monkeypatch, min_logits, max_chunks, num_items_in_batch
+):
+    monkeypatch.setattr(modeling_coca, "MIN_LOGITS_AT_ONCE", min_logits)
+    monkeypatch.setattr(modeling_coca, "MAX_LOGITS_CHUNKS", max_chunks)
     model, batch = tiny_captioner().train(), {**make_batch(), "num_items_in_batch": num_items_in_batch}
     expected = model(**batch)
     expected.loss.backward()

@@ -37,8 +37,9 @@ from .generation_coca import CoCaGenerationMixin
 
 KeyValue = tuple[Tensor, Tensor]
 
-# 32 MB in float32. Smaller chunks would read the vocabulary's weights more often.
-MAX_LOGITS_AT_ONCE = 2**23
+# 32 MB in float32, or a sixteenth of all where that is more: each chunk reads the vocabulary's weights, and adds to
+# their gradients, once more.
+MIN_LOGITS_AT_ONCE, MAX_LOGITS_CHUNKS = 2**23, 16
 
 
 class _Gather(torch.autograd.Function):
@@ -1283,14 +1284,15 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
 
         (rows, text, hidden), (rows, text) with -100 where nothing is to be predicted -> ().
         """
-        is_counted = next_tokens != -100
-        num_items = is_counted.sum() if num_items_in_batch is None else num_items_in_batch
+        counted = (next_tokens != -100).flatten().nonzero()[:, 0]
+        num_items = len(counted) if num_items_in_batch is None else num_items_in_batch
 
         def chunk_loss(states: Tensor, labels: Tensor) -> Tensor:
             return self._caption_loss(self.lm_head(states), None, shift_labels=labels, num_items_in_batch=num_items)
 
-        size = max(1, MAX_LOGITS_AT_ONCE // self.config.text_config.vocab_size)
-        chunks = zip(hidden_states[is_counted].split(size), next_tokens[is_counted].split(size), strict=True)
+        size = max(MIN_LOGITS_AT_ONCE // self.config.text_config.vocab_size, -(-len(counted) // MAX_LOGITS_CHUNKS), 1)
+        states, labels = hidden_states.flatten(0, 1)[counted], next_tokens.flatten()[counted]
+        chunks = zip(states.split(size), labels.split(size), strict=True)
         return sum(checkpoint(chunk_loss, *chunk, use_reentrant=False) for chunk in chunks)
 
     def _contrastive_loss(

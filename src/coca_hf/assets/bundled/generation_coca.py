@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.cache_utils import Cache, StaticLayer
 from transformers.generation import (
     GenerateBeamDecoderOnlyOutput,
     GenerationConfig,
@@ -52,6 +53,38 @@ def continue_prompts(
     prompts = prompts.masked_fill(~is_token, pad_token_id)
     prompts[:, -1] = torch.where(is_kept.any(dim=1), prompts[:, -1], bos_token_id)
     return prompts, is_token.long()
+
+
+class _CompiledSteps:
+    """A model to search with: its calls are compiled, all else is the model's own, the first pass over prompts too."""
+
+    def __init__(self, model: GenerationMixin, config: GenerationConfig):
+        self._model = model
+        self._step = model.get_compiled_call(config.compile_config)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self._step(**inputs)
+
+
+def _with_compiled_steps(model: GenerationMixin, model_kwargs: dict[str, Any], config: GenerationConfig) -> Any:
+    """The model, its steps compiled where the library compiles those of greedy decoding: it leaves out beams."""
+    return _CompiledSteps(model, config) if model._valid_auto_compile_criteria(model_kwargs, config) else model
+
+
+def _reorder(cache: Cache, beam_idx: Tensor) -> None:
+    """`cache.reorder_cache`, in place where compiled steps read these very tensors."""
+    if not cache.is_compileable:
+        cache.reorder_cache(beam_idx)
+        return
+    for layer in cache.layers:
+        if isinstance(layer, StaticLayer) and layer.is_initialized:
+            layer.keys.copy_(layer.keys.index_select(0, beam_idx))
+            layer.values.copy_(layer.values.index_select(0, beam_idx))
+        else:
+            layer.reorder_cache(beam_idx)
 
 
 class CoCaGenerationMixin(GenerationMixin):
@@ -213,6 +246,14 @@ class CoCaGenerationMixin(GenerationMixin):
         if model_kwargs.get("past_key_values") is not None:
             # Here rather than in `forward`, where a compiled one could not.
             model_kwargs["past_key_values"] = self._prepare_cache(model_kwargs["past_key_values"], use_cache=True)
+
+    def _beam_search(self, *args: Any, generation_config: GenerationConfig, **kwargs: Any) -> ModelOutput | Tensor:
+        model = _with_compiled_steps(self, kwargs, generation_config)
+        return GenerationMixin._beam_search(model, *args, generation_config=generation_config, **kwargs)
+
+    def _reorder_cache(self, past_key_values: Cache, beam_idx: Tensor) -> Cache:
+        _reorder(past_key_values, beam_idx)
+        return past_key_values
 
     def _get_candidate_generator(
         self,
@@ -441,12 +482,15 @@ def diverse_beam_search(
     uncounted_length = 0 if score_by == "logits" else prompt_length
 
     length, outputs = prompt_length, None
+    stepping_model = _with_compiled_steps(model, model_kwargs, config)
     while model._has_unfinished_sequences(
         outputs is not None and _is_finished(searches, input_ids, stopping_criteria), synced_gpus, device=device
     ):
-        outputs = _run_step(model, input_ids, model_kwargs, is_first=outputs is None)
+        is_first = outputs is None
+        outputs = _run_step(model if is_first else stepping_model, input_ids, model_kwargs, is_first)
         model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
-        logits = outputs.logits[:, -1].float()
+        # A copy: what a compiled step returns is overwritten by the next.
+        logits = outputs.logits[:, -1].to(torch.float32, copy=True)
         scores = logits if score_by == "logits" else F.log_softmax(logits, dim=-1)
         scores = scores.view(batch, num_groups, group_size, -1)
         rows = input_ids.view(batch, num_groups, group_size, -1)
@@ -487,7 +531,7 @@ def diverse_beam_search(
         input_ids = searches.running[:, :, :length].flatten(0, 1)
         beam_idx = ((searches.first_beams + parents).view(batch, num_beams) + offsets).flatten()
         if model_kwargs.get("past_key_values") is not None:
-            model_kwargs["past_key_values"].reorder_cache(beam_idx)
+            _reorder(model_kwargs["past_key_values"], beam_idx)
 
     running_scores = searches.scores / (length - uncounted_length) ** config.length_penalty
     running_scores = running_scores.masked_fill(searches.done[:, None], -torch.inf)
