@@ -14,7 +14,7 @@ Training: samples per second and the share of that rate that the model's own ope
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -115,8 +115,7 @@ def _image_projections(layer: Any) -> tuple[nn.Module, nn.Module]:
 
 def _caption(
     model: CoCaForCaptioning, batches: tuple[int, ...], tokens: int, rates: tuple[float, float]
-) -> list[Record]:
-    records = []
+) -> Iterator[Record]:
     for batch in batches:
         x = images(batch).to(model.device, model.dtype)
         for beams in (1, 6):
@@ -126,14 +125,12 @@ def _caption(
                 generate = partial(model.generate, x, **options, cache_implementation=cache)
                 seconds = _seconds(generate, model.device.type, 3)
                 record = {"batch": batch, "beams": beams, "side": f"coca_hf, {cache} cache", "floor": batch / floor}
-                records.append({**record, "images_per_second": batch / seconds})
-    return records
+                yield {**record, "images_per_second": batch / seconds}
 
 
-def _caption_with_open_clip(reference: Path, device: str, batches: tuple[int, ...], tokens: int) -> list[Record]:
+def _caption_with_open_clip(reference: Path, device: str, batches: tuple[int, ...], tokens: int) -> Iterator[Record]:
     made_with: Record = {"name": MODEL, "weights": None, "device": device, "dtype": "bfloat16"}
     process = Process(_make_reference(reference), "open_clip", made_with, {})
-    records = []
     for batch in batches:
         for beams, options in (
             (1, {"generation_type": "top_k", "top_k": 1}),
@@ -142,9 +139,8 @@ def _caption_with_open_clip(reference: Path, device: str, batches: tuple[int, ..
             call = Call("open_clip", "generate", {"batch": batch, "tokens": tokens + 1, **options})
             seconds = statistics.median([process.run(call)["seconds"] for _ in range(4)][1:])
             record = {"batch": batch, "beams": beams, "side": "open_clip 3.3.0"}
-            records.append({**record, "floor": None, "images_per_second": batch / seconds})
+            yield {**record, "floor": None, "images_per_second": batch / seconds}
     process.close()
-    return records
 
 
 # How a training step can be run: the weights' dtype, and whether the layers are compiled.
@@ -223,24 +219,26 @@ def main(
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "rates": {"operations_per_second": rates[0], "bytes_per_second": rates[1]},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "training": [],
+        "captioning": [],
     }
 
-    def write(**part: list[Record]) -> None:
-        # At once: a part that took minutes is not lost with one that fails.
-        results.update(part)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(results, indent=1) + "\n")
+    def add(part: str, records: Iterable[Record]) -> None:
+        # Each at once: what took minutes is not lost with one that fails.
+        for record in records:
+            results[part].append(record)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(results, indent=1) + "\n")
 
     train_batch = 2 if quick else train_batch
-    write(training=[_train(config, device, train_batch, length, rates, side) for side in TRAINING_SIDES])
+    add("training", (_train(config, device, train_batch, length, rates, side) for side in TRAINING_SIDES))
     model = CoCaForCaptioning(config).to(device, torch.bfloat16).eval()
     # Operations are not counted in inference mode.
     with torch.no_grad():
-        captioning = _caption(model, batches, tokens, rates)
-    write(captioning=captioning)
+        add("captioning", _caption(model, batches, tokens, rates))
     del model
     if not quick:
-        write(captioning=captioning + _caption_with_open_clip(reference, device, batches, tokens))
+        add("captioning", _caption_with_open_clip(reference, device, batches, tokens))
     _print(results)
 
 

@@ -37,7 +37,8 @@ def make_batch(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: parameter.grad.clone() for name, parameter in parameters.items()}
 
 
 def test_the_caption_loss_is_the_mean_cross_entropy_of_each_next_token():
@@ -95,6 +96,48 @@ def test_the_loss_without_logits_has_the_same_value_and_gradients(
     torch.testing.assert_close(outputs.loss, expected.loss)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def losses_and_gradients(model, batch, **options):
+    model.zero_grad()
+    outputs = model(**batch, **options)
+    outputs.loss.backward()
+    return outputs.caption_loss.detach(), gradients(model)
+
+
+@pytest.mark.parametrize(
+    "case", ["autocast, bfloat16", "autocast, float16", "a hook", "a frozen head", "frozen towers"]
+)
+def test_the_loss_without_logits_has_the_same_gradients_whatever_holds_the_weights(monkeypatch, case):
+    monkeypatch.setattr(modeling_coca, "MIN_LOGITS_AT_ONCE", 7 * 99)
+    model, batch = tiny_captioner().train(), make_batch()
+    if case == "a hook":
+        model.lm_head.register_forward_hook(lambda module, inputs, output: 2 * output)
+    elif case == "a frozen head":
+        model.lm_head.requires_grad_(False)
+    elif case == "frozen towers":
+        model.requires_grad_(False).lm_head.requires_grad_(True)
+    with torch.autocast("cpu", getattr(torch, case.split()[-1], None), enabled="autocast" in case):
+        loss, expected = losses_and_gradients(model, batch)
+        skipped_loss, found = losses_and_gradients(model, batch, skip_logits=True)
+    tolerance = {"rtol": 2e-2, "atol": 2e-3} if "autocast" in case else {"rtol": 1e-4, "atol": 1e-6}
+    torch.testing.assert_close(skipped_loss, loss, **tolerance)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], msg=name, **tolerance)
+
+
+def test_the_loss_without_logits_needs_no_gradients():
+    model, batch = tiny_captioner(), make_batch()
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch, skip_logits=True).loss, model(**batch).loss)
+
+
+def test_a_second_backward_pass_through_the_loss_without_logits_is_refused():
+    loss = tiny_captioner().train()(**make_batch(), skip_logits=True).loss
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match=r"skip_logits=True has one backward pass"):
+        loss.backward()
 
 
 def test_the_loss_without_logits_is_torchs_cross_entropy():

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
@@ -58,6 +59,69 @@ class _Gather(torch.autograd.Function):
         torch.distributed.all_reduce(gradient, group=ctx.group)
         shares = gradient.chunk(torch.distributed.get_world_size(ctx.group))
         return shares[torch.distributed.get_rank(ctx.group)], None
+
+
+def _is_plain_linear(layer: nn.Module) -> bool:
+    """Whether its weights may be used without it: an adapter does more, and so do hooks, by which others shard it."""
+    return type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """
+    The sum of `chunk_loss(logits, labels)` over chunks of positions, whose logits never exist all at once.
+
+    Gradients are made of the logits while these are there, so that nothing is computed again when going backward.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        size: int,
+        dtype: torch.dtype,
+        chunk_loss: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """(positions, hidden), (vocabulary, hidden), (positions,), positions in a chunk, of the products -> ()."""
+        cast_states, cast_weight = states.to(dtype), weight.to(dtype)
+        needs_states, needs_weight, *_ = ctx.needs_input_grad
+        states_gradient = torch.empty_like(cast_states) if needs_states else None
+        # Added up in float32 at least, over many chunks.
+        sum_dtype = torch.promote_types(dtype, torch.float32)
+        weight_gradient = torch.zeros_like(weight, dtype=sum_dtype) if needs_weight else None
+        total = torch.zeros((), device=states.device)
+        for start in range(0, max(len(states), 1), size):
+            chunk = slice(start, start + size)
+            logits = F.linear(cast_states[chunk], cast_weight)
+            with torch.enable_grad():
+                loss = chunk_loss(logits.requires_grad_(), labels[chunk])
+            (gradient,) = torch.autograd.grad(loss, logits)
+            total += loss.detach()
+            if states_gradient is not None:
+                torch.mm(gradient, cast_weight, out=states_gradient[chunk])
+            if weight_gradient is None:
+                continue
+            if gradient.dtype == weight_gradient.dtype:
+                weight_gradient.addmm_(gradient.t(), cast_states[chunk])
+            else:
+                weight_gradient += gradient.t() @ cast_states[chunk]
+        ctx.gradients = states_gradient, weight_gradient
+        ctx.dtypes = states.dtype, weight.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("The loss of skip_logits=True has one backward pass: do without retain_graph=True.")
+        # In place and given away: the weights' gradient is as large as they are.
+        gradients, ctx.gradients = ctx.gradients, None
+        scaled = (
+            None if gradient is None else gradient.mul_(scale).to(dtype)
+            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
+        )
+        return *scaled, None, None, None, None
 
 
 def image_text_contrastive_loss(
@@ -435,18 +499,15 @@ class CoCaCrossAttention(nn.Module):
         Whether to spare the keys and values of a context that few queries see: in training, where they are made for
         one text.
 
-        Weights are used without their layer then, which must therefore do nothing else: an adapter does, and so do the
-        hooks by which tensor parallelism and offloading work.
+        Weights are used without their layer then.
         """
         return (
             self.training
             and torch.is_grad_enabled()
             and query.shape[2] <= self.head_dim // 2
             and self.config._attn_implementation in ("eager", "sdpa")
-            and all(
-                type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
-                for layer in (self.k_proj, self.v_proj)
-            )
+            and _is_plain_linear(self.k_proj)
+            and _is_plain_linear(self.v_proj)
         )
 
     def _attend_unprojected(self, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -1280,20 +1341,29 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         self, hidden_states: Tensor, next_tokens: Tensor, num_items_in_batch: Tensor | int | None
     ) -> Tensor:
         """
-        `_caption_loss` without all logits at once: chunks of the positions that count, made again when going backward.
+        `_caption_loss` without all logits at once, in chunks of the positions that count.
 
         (rows, text, hidden), (rows, text) with -100 where nothing is to be predicted -> ().
         """
         counted = (next_tokens != -100).flatten().nonzero()[:, 0]
-        num_items = len(counted) if num_items_in_batch is None else num_items_in_batch
-
-        def chunk_loss(states: Tensor, labels: Tensor) -> Tensor:
-            return self._caption_loss(self.lm_head(states), None, shift_labels=labels, num_items_in_batch=num_items)
-
-        size = max(MIN_LOGITS_AT_ONCE // self.config.text_config.vocab_size, -(-len(counted) // MAX_LOGITS_CHUNKS), 1)
         states, labels = hidden_states.flatten(0, 1)[counted], next_tokens.flatten()[counted]
-        chunks = zip(states.split(size), labels.split(size), strict=True)
-        return sum(checkpoint(chunk_loss, *chunk, use_reentrant=False) for chunk in chunks)
+        num_items = len(counted) if num_items_in_batch is None else num_items_in_batch
+        size = max(MIN_LOGITS_AT_ONCE // self.config.text_config.vocab_size, -(-len(counted) // MAX_LOGITS_CHUNKS), 1)
+
+        def chunk_loss(logits: Tensor, labels: Tensor) -> Tensor:
+            return self._caption_loss(logits, None, shift_labels=labels, num_items_in_batch=num_items)
+
+        device = states.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.lm_head.weight.dtype
+        # In float16, gradients would vanish before a scaled loss could save them.
+        if torch.is_grad_enabled() and dtype != torch.float16 and _is_plain_linear(self.lm_head):
+            with torch.autocast(device, enabled=False):
+                return _ChunkedLoss.apply(states, self.lm_head.weight, labels, size, dtype, chunk_loss)
+
+        def checkpointed_loss(states: Tensor, labels: Tensor) -> Tensor:
+            return checkpoint(lambda: chunk_loss(self.lm_head(states), labels), use_reentrant=False)
+
+        return sum(map(checkpointed_loss, states.split(size), labels.split(size)))
 
     def _contrastive_loss(
         self,
@@ -1354,7 +1424,7 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
                 [`token_key_mask`]. `generate` passes it.
             skip_logits (`bool`, defaults to `False`):
                 With `labels`, compute the loss without returning `logits`, of which no more than a small part then
-                exists at a time: the same loss and gradients in less memory.
+                exists at a time: the same loss and gradients in less memory. The loss then has one backward pass.
 
         Raises:
             ValueError: Images or text are missing, rows are no multiple of images, the text exceeds the context, or
