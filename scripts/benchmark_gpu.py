@@ -154,6 +154,8 @@ TRAINING_SIDES = {
 def _train(config: CoCaConfig, device: str, batch: int, length: int, rates: tuple[float, float], side: str) -> Record:
     """Forward, backward and AdamW, with products in bfloat16."""
     dtype, is_compiled = TRAINING_SIDES[side]
+    # PyTorch stops compiling a function that it has compiled often enough, for the sides before.
+    torch._dynamo.reset()
     model = CoCaForCaptioning(config).to(device, dtype).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=device != "cpu")
     x, ids = images(batch).to(device, dtype), captions(batch, length, length).to(device)
