@@ -371,7 +371,7 @@ def eager_attention_forward(
 def _attention_interface(config: Any, attention_mask: Any) -> Callable:
     implementation = config._attn_implementation
     # Flash kernels take no mask per query, which [CLS] needs: see `_key_masked_attention_mask`.
-    if attention_mask is not None and attention_mask.ndim == 4 and is_flash_attention_requested(config):
+    if attention_mask is not None and is_flash_attention_requested(config) and attention_mask.ndim == 4:
         implementation = "sdpa"
     return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
 
