@@ -9,6 +9,7 @@ growth of peak memory in bytes, and what the work gave. Sides: open_clip (in its
 of transformers' that a row compares.
 """
 
+import functools
 import json
 import sys
 import tempfile
@@ -221,6 +222,33 @@ class CocaHf:
             cache.crop(-1)
 
         return step
+
+    def outside_steps(self, batch: int, **options: Any) -> Work:
+        """Share of a call of `generate()` that is neither the encoder's nor a pass of the decoder's."""
+        call, inside = self.generate(batch, **options), 0.0
+
+        def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(function)  # generate() looks at the signature of `forward`
+            def run(*args: Any, **kwargs: Any) -> Any:
+                nonlocal inside
+                start = time.perf_counter()
+                result = function(*args, **kwargs)
+                inside += time.perf_counter() - start
+                return result
+
+            return run
+
+        def share() -> float:
+            nonlocal inside
+            inside, start = 0.0, time.perf_counter()
+            timers = {name: timed(getattr(self.model, name)) for name in ("encode_images", "forward")}
+            vars(self.model).update(timers)
+            call()
+            for name in timers:
+                delattr(self.model, name)
+            return 1 - inside / (time.perf_counter() - start)
+
+        return share
 
     def profile(self, batch: int, **options: Any) -> Work:
         """Share of each of PyTorch's operations in a call of `generate()`, and how often it ran, longest first."""
