@@ -10,7 +10,7 @@ import itertools
 
 import pytest
 import torch
-from transformers import CompileConfig, DynamicCache, LogitsProcessor, StoppingCriteria
+from transformers import CompileConfig, DynamicCache, LogitsProcessor, StaticCache, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from tiny import END, PAD, START, tiny_captioner
@@ -423,10 +423,10 @@ def test_the_compiled_model_has_no_graph_break_and_changes_no_token(captioner, p
 
 
 class CountedRuns:
-    """A backend of `torch.compile` that counts the runs of what it was given, and whether addresses stay the same."""
+    """A backend of `torch.compile` that counts the runs of what it was given."""
 
     def __init__(self):
-        self.runs, self.addresses = 0, set()
+        self.runs = 0
 
     def __deepcopy__(self, memo):
         return self
@@ -434,17 +434,13 @@ class CountedRuns:
     def __call__(self, graph, example_inputs):
         def run(*inputs):
             self.runs += 1
-            is_cache = [i for i, x in enumerate(inputs) if getattr(x, "_dynamo_static_input_type", None)]
-            self.addresses.add(tuple(inputs[i].data_ptr() for i in is_cache))
             return graph(*inputs)
 
         return run
 
 
 @pytest.mark.parametrize("name", ["beam search", "diverse beam search"])
-def test_all_steps_after_the_first_are_compiled_with_a_static_cache_and_read_the_same_tensors(
-    captioner, pixel_values, name
-):
+def test_all_steps_after_the_first_are_compiled_with_a_static_cache(captioner, pixel_values, name):
     mode, _ = MODES[name]
     expected = generate(captioner, pixel_values, **mode)
     torch._dynamo.reset()
@@ -455,8 +451,16 @@ def test_all_steps_after_the_first_are_compiled_with_a_static_cache_and_read_the
     ids = generate(compiled, pixel_values, cache_implementation="static", compile_config=config, **mode)
     assert torch.equal(ids, expected)
     assert counted.runs == NEW_TOKENS - 1
-    (addresses,) = counted.addresses
-    assert len(addresses) >= 2 * len(captioner.decoder.layers)
+
+
+def test_a_static_cache_that_a_cuda_graph_may_read_is_reordered_in_place(captioner):
+    cache = StaticCache(captioner.config, max_cache_len=4)
+    states = torch.empty(6, 2, 1, 8, device="meta")  # any device but the CPU
+    kept = [cache.update(states, states, layer_idx=idx) for idx in range(len(cache.layers))]
+    cache = captioner._reorder_cache(cache, torch.zeros(6, dtype=torch.long, device="meta"))
+    for layer, (keys, values) in zip(cache.layers, kept, strict=True):
+        assert layer.keys is keys
+        assert layer.values is values
 
 
 def test_generation_continues_from_a_returned_cache(captioner, pixel_values):

@@ -75,8 +75,8 @@ def _with_compiled_steps(model: GenerationMixin, model_kwargs: dict[str, Any], c
 
 
 def _reorder(cache: Cache, beam_idx: Tensor) -> None:
-    """`cache.reorder_cache`, in place where compiled steps read these very tensors."""
-    if not cache.is_compileable:
+    """`cache.reorder_cache`, in place where a CUDA graph may read these very tensors."""
+    if not cache.is_compileable or beam_idx.device.type == "cpu":
         cache.reorder_cache(beam_idx)
         return
     for layer in cache.layers:
