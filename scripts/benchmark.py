@@ -140,7 +140,6 @@ def _captioning(model: str, bounds: tuple[str, str, str], variants: tuple[str, .
             Ours(Call("coca_hf", "default_call", {"batch": 2}, made_with), (same,), FLOAT32),
         ),
         repeats=repeats,
-        warm=False,
     )
 
 

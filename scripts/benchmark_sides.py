@@ -116,7 +116,13 @@ def _with_options(
         # Weights become constants, which products written for them read faster than the library of products does.
         inductor.freezing = inductor.max_autotune = True
         inductor.max_autotune_gemm_backends = "CPP,ATEN"
-        model.forward = torch.compile(model.forward)
+        # Written out, the attention of one token becomes loops of its own, faster than the kernel for many.
+        model.set_attn_implementation({"text_config": "eager", "multimodal_config": "eager"})
+        # A step is some hundred kernels, too short to be called from Python, or behind a check of every module.
+        inductor.cpp_wrapper = True
+        options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+        model.forward = torch.compile(model.forward, options=options)
+        model.encode_images = torch.compile(model.encode_images, options=options)
         return model, {"cache_implementation": "static"}
     return model, {}
 
