@@ -3,7 +3,7 @@
 """Measures this package against open_clip and others, from nothing: prints a table, writes JSON and plots.
 
     pip install -e '.[dev,benchmark]'
-    python scripts/benchmark.py                    # everything into benchmarks/speed, about an hour on two cores
+    python scripts/benchmark.py                    # everything into benchmarks/speed, an hour and a half on two cores
     python scripts/benchmark.py --only text --only growth
 
 The sides of a comparison are processes that are kept alive and asked in turn; figures are medians. Weights are random,
