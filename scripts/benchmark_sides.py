@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -247,11 +248,9 @@ class CocaHf:
         def share() -> float:
             nonlocal inside
             inside, start = 0.0, time.perf_counter()
-            timers = {name: timed(getattr(self.model, name)) for name in ("encode_images", "forward")}
-            vars(self.model).update(timers)
-            call()
-            for name in timers:
-                delattr(self.model, name)
+            timers: dict[str, Any] = {name: timed(getattr(self.model, name)) for name in ("encode_images", "forward")}
+            with mock.patch.multiple(self.model, **timers):
+                call()
             return 1 - inside / (time.perf_counter() - start)
 
         return share
