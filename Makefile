@@ -11,16 +11,12 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-com
 PIP := $(INSTALL) -c constraints.txt
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
-# The lower end of the supported range: an older transformers laid over the same environment.
-OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1.0/p' pyproject.toml)
-OLDEST_LIBRARY := .cache/transformers-$(OLDEST)/library
-
-.PHONY: help demo test test-newest test-oldest check lint bundled-model clean
+.PHONY: help demo test check lint bundled-model clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo           captions the bundled example images with the bundled model'
-	@echo 'make test           every test with the newest supported transformers, most with the oldest too'
+	@echo 'make test           every test'
 	@echo 'make check          format, lint, types and the fast tests'
 	@echo 'make bundled-model  trains the bundled model again (half an hour on two cores with bfloat16)'
 	@echo 'make clean          removes .venv and everything fetched or built'
@@ -30,15 +26,9 @@ demo: $(VENV)/.runtime
 	$(BIN)/coca-hf caption src/coca_hf/assets/examples --report build/demo.html
 	@echo 'The same, with the pictures: build/demo.html'
 
-test: test-newest test-oldest
-
-test-newest: $(VENV)/.dev
+test: $(VENV)/.dev
 	$(BIN)/python scripts/fetch_transformers_tests.py
 	$(PYTEST)
-
-test-oldest: $(VENV)/.dev $(OLDEST_LIBRARY)/.installed
-	PYTHONPATH=$(OLDEST_LIBRARY) $(BIN)/python scripts/fetch_transformers_tests.py
-	PYTHONPATH=$(OLDEST_LIBRARY) $(PYTEST) -m 'not slow'
 
 check: lint
 	$(BIN)/python scripts/fetch_transformers_tests.py
@@ -63,10 +53,4 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP) -e '.[dev]'
-	@touch $@
-
-# Without dependencies: both ends declare the same ones, and the environment has them at their tested versions.
-$(OLDEST_LIBRARY)/.installed: $(VENV)/.dev
-	@rm -rf $(OLDEST_LIBRARY)
-	$(INSTALL) --no-deps --target $(OLDEST_LIBRARY) transformers==$(OLDEST)
 	@touch $@

@@ -213,14 +213,14 @@ class CocaHf:
         cache = DynamicCache()
         with torch.inference_mode():
             encoded = self.model.encode_images(images(batch).to(self.dtype))
-            self.model(input_ids=ids[:, :past], encoded_images=encoded, past_key_values=cache, logits_to_keep=1)
+            self.model(input_ids=ids[:, :past], encoded_images=encoded, cache=cache, logits_to_keep=1)
 
         @torch.inference_mode()
         def step() -> None:
             inputs = self.model.prepare_inputs_for_generation(
                 ids,
                 attention_mask=mask,
-                past_key_values=cache,
+                cache=cache,
                 encoded_images=encoded,
                 use_cache=True,
                 next_sequence_length=1,

@@ -304,8 +304,8 @@ REFUSED = {
     ),
     "a misspelt argument": ({"num_baems": 3}, "num_baems"),
     "a cache with tokens but not their ids": (
-        {"past_key_values": DynamicCache([(torch.zeros(3, 4, 2, 4), torch.zeros(3, 4, 2, 4))])},
-        "past_key_values holds tokens: pass all ids so far",
+        {"cache": DynamicCache([(torch.zeros(3, 4, 2, 4), torch.zeros(3, 4, 2, 4))])},
+        "cache holds tokens: pass all ids so far",
     ),
 }
 
@@ -470,7 +470,7 @@ def test_generation_continues_from_a_returned_cache(captioner, pixel_values):
         captioner,
         pixel_values,
         input_ids=begun.sequences,
-        past_key_values=begun.past_key_values,
+        cache=begun.cache,
         max_new_tokens=4,
         min_new_tokens=4,
     )
@@ -541,5 +541,5 @@ def test_the_attention_implementation_changes_no_token(captioner, pixel_values, 
 
 def test_a_cache_of_ones_own_is_filled(captioner, pixel_values):
     cache = DynamicCache()
-    generate(captioner, pixel_values, past_key_values=cache)
+    generate(captioner, pixel_values, cache=cache)
     assert cache.get_seq_length() == NEW_TOKENS

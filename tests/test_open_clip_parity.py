@@ -168,7 +168,7 @@ def full_size():
     ids = recording["input_ids"]
     with torch.no_grad():
         out = model(recipe.images(2, 224, 224), ids, labels=labels_of(model, ids))
-        image = out.vision_model_output
+        image = out.image_outputs
     found = {
         "image_features": out.image_embeds,
         "image_features_raw": image.pooler_output,

@@ -152,10 +152,10 @@ class CoCaGenerationMixin(GenerationMixin):
             )
         config, _ = self._prepare_generation_config(generation_config, **kwargs)
         num_images = len(pixel_values) if encoded_images is None else len(encoded_images.image_embeds)
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get("cache")
         has_cached_tokens = cache is not None and cache.get_seq_length() > 0
         if has_cached_tokens and input_ids is None:
-            raise ValueError("past_key_values holds tokens: pass all ids so far, theirs included, as input_ids.")
+            raise ValueError("cache holds tokens: pass all ids so far, theirs included, as input_ids.")
         if not (has_cached_tokens or getattr(config, "is_assistant", False)):
             input_ids, attention_mask = self._prepare_prompts(input_ids, attention_mask, config, num_images)
         self._validate_context(config, input_ids.shape[1])
@@ -243,17 +243,17 @@ class CoCaGenerationMixin(GenerationMixin):
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        if model_kwargs.get("past_key_values") is not None:
+        if model_kwargs.get("cache") is not None:
             # Here rather than in `forward`, where a compiled one could not.
-            model_kwargs["past_key_values"] = self._prepare_cache(model_kwargs["past_key_values"], use_cache=True)
+            model_kwargs["cache"] = self._prepare_cache(model_kwargs["cache"], use_cache=True)
 
     def _beam_search(self, *args: Any, generation_config: GenerationConfig, **kwargs: Any) -> ModelOutput | Tensor:
         model = _with_compiled_steps(self, kwargs, generation_config)
         return GenerationMixin._beam_search(model, *args, generation_config=generation_config, **kwargs)
 
-    def _reorder_cache(self, past_key_values: Cache, beam_idx: Tensor) -> Cache:
-        _reorder(past_key_values, beam_idx)
-        return past_key_values
+    def _reorder_cache(self, cache: Cache, beam_idx: Tensor) -> Cache:
+        _reorder(cache, beam_idx)
+        return cache
 
     def _get_candidate_generator(
         self,
@@ -530,8 +530,8 @@ def diverse_beam_search(
         length += 1
         input_ids = searches.running[:, :, :length].flatten(0, 1)
         beam_idx = ((searches.first_beams + parents).view(batch, num_beams) + offsets).flatten()
-        if model_kwargs.get("past_key_values") is not None:
-            _reorder(model_kwargs["past_key_values"], beam_idx)
+        if model_kwargs.get("cache") is not None:
+            _reorder(model_kwargs["cache"], beam_idx)
 
     running_scores = searches.scores / (length - uncounted_length) ** config.length_penalty
     running_scores = running_scores.masked_fill(searches.done[:, None], -torch.inf)
@@ -620,5 +620,5 @@ def _finalize(
         beam_indices=beams[:, prompt_length:width],
         attentions=collected["attentions"] or None,
         hidden_states=collected["hidden_states"] or None,
-        past_key_values=model_kwargs.get("past_key_values"),
+        cache=model_kwargs.get("cache"),
     )

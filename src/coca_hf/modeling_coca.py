@@ -29,6 +29,7 @@ from transformers.modeling_outputs import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, is_flash_attention_requested
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -212,13 +213,12 @@ class CoCaForCaptioningOutput(ModelOutput):
         Scores of the token after each position; absent with `skip_logits=True`.
     image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): L2-normalised.
     text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`, *optional*): L2-normalised.
-    past_key_values (`Cache`, *optional*): Self-attention keys and values: the text tower's layers, then the decoder's.
+    cache (`Cache`, *optional*): Self-attention keys and values: the text tower's layers, then the decoder's.
     hidden_states, attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*):
         The decoder's, on request: `(batch, text, hidden)`, `(batch, heads, text, text)` and
         `(batch, heads, text, image tokens)`.
     text_model_output (`BaseModelOutputWithPooling`): Output of the text tower.
-    vision_model_output (`CoCaVisionModelOutput`, *optional*):
-        Output of the vision tower, absent with `encoded_images`.
+    image_outputs (`CoCaVisionModelOutput`, *optional*): Output of the vision tower, absent with `encoded_images`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -227,12 +227,12 @@ class CoCaForCaptioningOutput(ModelOutput):
     logits: torch.FloatTensor | None = None
     image_embeds: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
     text_model_output: BaseModelOutputWithPooling | None = None
-    vision_model_output: CoCaVisionModelOutput | None = None
+    image_outputs: CoCaVisionModelOutput | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
         return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in self.values())
@@ -377,7 +377,7 @@ def _attention_interface(config: Any, attention_mask: Any) -> Callable:
 
 
 class CoCaAttention(nn.Module):
-    """Multi-head self-attention, cached where `past_key_values` is given."""
+    """Multi-head self-attention, cached where `cache` is given."""
 
     def __init__(
         self, config: CoCaVisionConfig | CoCaTextConfig | CoCaMultimodalConfig, is_causal: bool, layer_idx: int
@@ -399,7 +399,7 @@ class CoCaAttention(nn.Module):
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         num_uncached: int = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor | None]:
@@ -415,11 +415,11 @@ class CoCaAttention(nn.Module):
         else:
             projected = self.qkv_proj(hidden_states).chunk(3, dim=-1)
         query, key, value = (states.view(heads).transpose(1, 2) for states in projected)
-        if past_key_values is not None and num_uncached:
+        if cache is not None and num_uncached:
             cached = slice(None, length - num_uncached)
-            past_key_values.update(key[:, :, cached], value[:, :, cached], self.layer_idx)
-        elif past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+            cache.update(key[:, :, cached], value[:, :, cached], self.layer_idx)
+        elif cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         attended, weights = _attention_interface(self.config, attention_mask)(
             self,
             query,
@@ -869,18 +869,16 @@ def _text_position_ids(input_ids: Tensor, attention_mask: Tensor | None, past_le
 
 
 def _key_masked_attention_mask(
-    config: CoCaTextConfig, inputs_embeds: Tensor, key_mask: Tensor, past_key_values: Cache | None
+    config: CoCaTextConfig, inputs_embeds: Tensor, key_mask: Tensor, cache: Cache | None
 ) -> Any:
     """Causality and `key_mask` (batch, keys) in the form that the attention implementation takes."""
     if not is_flash_attention_requested(config):
-        return create_causal_mask(
-            config=config, inputs_embeds=inputs_embeds, attention_mask=key_mask, past_key_values=past_key_values
-        )
+        return create_causal_mask(config=config, inputs_embeds=inputs_embeds, attention_mask=key_mask, cache=cache)
     # To flash kernels a masked key is padding: they would drop its query as well.
     query_length, past_length, kv_length = inputs_embeds.shape[1], 0, key_mask.shape[1]
-    if past_key_values is not None:
+    if cache is not None:
         # A static cache has more keys than tokens.
-        past_length, (kv_length, _) = past_key_values.get_seq_length(), past_key_values.get_mask_sizes(query_length, 0)
+        past_length, (kv_length, _) = cache.get_seq_length(), cache.get_mask_sizes(query_length, 0)
     return sdpa_mask(
         batch_size=len(inputs_embeds),
         q_length=query_length,
@@ -962,13 +960,14 @@ class CoCaTextModel(CoCaPreTrainedModel):
             key_mask = torch.ones_like(padded_ids, dtype=torch.bool)
         return inputs_embeds, _key_masked_attention_mask(self.config, inputs_embeds, key_mask, None)
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         pool: bool = True,
         key_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -981,10 +980,10 @@ class CoCaTextModel(CoCaPreTrainedModel):
                 padding where the tower has a [CLS], as in open_clip.
             position_ids (`torch.LongTensor` of shape `(batch, text)`, *optional*):
                 Counted from each text's first token.
-            past_key_values (`Cache`, *optional*): Receives keys and values; never those of [CLS].
+            cache (`Cache`, *optional*): Receives keys and values; never those of [CLS].
             pool (`bool`, defaults to `True`):
                 Whether to compute the text vector. `False` where only the token states are of interest, and where
-                `past_key_values` already holds tokens.
+                `cache` already holds tokens.
             key_mask (`torch.BoolTensor` of shape `(batch, keys)`, *optional*):
                 With `pool=False`, which keys are seen, where that is not `attention_mask`: see [`token_key_mask`].
 
@@ -1004,7 +1003,7 @@ class CoCaTextModel(CoCaPreTrainedModel):
                 "`processor(text=..., truncation=True)` does."
             )
         if position_ids is None:
-            past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
+            past_length = cache.get_seq_length() if cache is not None else 0
             position_ids = _text_position_ids(input_ids, attention_mask, past_length)
         if pool:
             hidden_states, mask = self._embed_with_suffix(input_ids, attention_mask, position_ids)
@@ -1015,16 +1014,14 @@ class CoCaTextModel(CoCaPreTrainedModel):
                     config=self.config,
                     inputs_embeds=hidden_states,
                     attention_mask=attention_mask,
-                    past_key_values=past_key_values,
+                    cache=cache,
                 )
             else:
-                mask = _key_masked_attention_mask(self.config, hidden_states, key_mask, past_key_values)
+                mask = _key_masked_attention_mask(self.config, hidden_states, key_mask, cache)
 
         num_uncached = hidden_states.shape[1] - length
         for layer in self.layers:
-            hidden_states = layer(
-                hidden_states, mask, past_key_values=past_key_values, num_uncached=num_uncached, **kwargs
-            )
+            hidden_states = layer(hidden_states, mask, cache=cache, num_uncached=num_uncached, **kwargs)
 
         token_states, pooled = hidden_states[:, :length], None
         if self.config.pool_type != "cls":
@@ -1073,7 +1070,7 @@ class CoCaMultimodalDecoder(CoCaPreTrainedModel):
         image_tokens: Tensor | None = None,
         key_values: tuple[KeyValue, ...] | None = None,
         attention_mask: Any = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         r"""
@@ -1083,7 +1080,7 @@ class CoCaMultimodalDecoder(CoCaPreTrainedModel):
                 The vision tower's; rows are a multiple of images, those of one image adjacent.
             key_values (`tuple`, *optional*): What `project_image_tokens` made of them; then they are not needed.
             attention_mask: Self-attention's mask in the form that the attention implementation takes.
-            past_key_values (`Cache`, *optional*): Self-attention's keys and values.
+            cache (`Cache`, *optional*): Self-attention's keys and values.
         """
         hidden_states = inputs_embeds
         for idx, layer in enumerate(self.layers):
@@ -1092,11 +1089,11 @@ class CoCaMultimodalDecoder(CoCaPreTrainedModel):
                 image_tokens,
                 key_values[idx] if key_values is not None else None,
                 attention_mask=attention_mask,
-                past_key_values=past_key_values,
+                cache=cache,
                 **kwargs,
             )
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.final_layer_norm(hidden_states), past_key_values=past_key_values
+            last_hidden_state=self.final_layer_norm(hidden_states), cache=cache
         )
 
 
@@ -1297,33 +1294,33 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             key_values=self.decoder.project_image_tokens(outputs.image_tokens),
         )
 
-    def _prepare_cache(self, past_key_values: Cache | None, use_cache: bool) -> Cache | None:
+    def _prepare_cache(self, cache: Cache | None, use_cache: bool) -> Cache | None:
         """The cache of both stacks: the text tower's layers, then the decoder's."""
         if not use_cache:
             return None
-        if past_key_values is None:
+        if cache is None:
             return DynamicCache()
         # Caches made from the config have the text tower's layers only.
         num_layers = self.config.text_config.num_hidden_layers + self.config.multimodal_config.num_hidden_layers
-        if past_key_values.layer_class_to_replicate is None:
-            missing = num_layers - len(past_key_values.layers)
-            past_key_values.layers.extend(copy.deepcopy(past_key_values.layers[0]) for _ in range(missing))
-        return past_key_values
+        if cache.layer_class_to_replicate is None:
+            missing = num_layers - len(cache.layers)
+            cache.layers.extend(copy.deepcopy(cache.layers[0]) for _ in range(missing))
+        return cache
 
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The library's inputs of one step, and the keys that the text tower sees where ids hide some of them."""
         model_inputs = super().prepare_inputs_for_generation(
-            input_ids, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs
+            input_ids, attention_mask=attention_mask, cache=cache, **kwargs
         )
         config = self.config.text_config
         covers_cache = attention_mask is None or attention_mask.shape[-1] == input_ids.shape[1]
-        if past_key_values is not None and config.pool_type == "cls" and covers_cache:
+        if cache is not None and config.pool_type == "cls" and covers_cache:
             is_hiding = input_ids == config.pad_token_id
             if attention_mask is not None:
                 is_hiding = is_hiding & attention_mask.bool()
@@ -1380,6 +1377,7 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         # Trainer adds up the losses of accumulated batches: each counts by its share of their tokens.
         return loss if num_items_in_batch is None else loss * num_items / num_items_in_batch
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
@@ -1387,7 +1385,7 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         labels: Tensor | None = None,
         encoded_images: CoCaEncodedImages | None = None,
         use_cache: bool | None = None,
@@ -1409,18 +1407,18 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
                 1 for tokens, 0 for padding, cached tokens included.
             position_ids (`torch.LongTensor` of shape `(rows, text)`, *optional*):
                 Counted from each text's first token.
-            past_key_values (`Cache`, *optional*):
+            cache (`Cache`, *optional*):
                 Keys and values of the tokens before `input_ids`, in both text stacks.
             labels (`torch.LongTensor` of shape `(rows, text)`, *optional*):
                 The same tokens as `input_ids`, which are shifted inside; -100 is ignored.
             encoded_images (`CoCaEncodedImages`, *optional*): What `encode_images` made of images, in place of them.
             use_cache (`bool`, *optional*):
-                Whether to return `past_key_values`; by default, unless in training or `labels` are given.
+                Whether to return `cache`; by default, unless in training or `labels` are given.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
                 Compute logits for the last so many positions only, or for these indices; 0 for all.
             interpolate_pos_encoding (`bool`, defaults to `False`): See [`CoCaVisionModel`].
             text_key_mask (`torch.BoolTensor` of shape `(rows, keys)`, *optional*):
-                With `past_key_values`, which keys the text tower sees, where that is not `attention_mask`: see
+                With `cache`, which keys the text tower sees, where that is not `attention_mask`: see
                 [`token_key_mask`]. `generate` passes it.
             skip_logits (`bool`, defaults to `False`):
                 With `labels`, compute the loss without returning `logits`, of which no more than a small part then
@@ -1452,10 +1450,10 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         if skip_logits and not has_labels:
             raise ValueError("skip_logits=True computes the loss alone: pass labels.")
         if use_cache is None:
-            use_cache = past_key_values is not None or not (self.training or has_labels)
+            use_cache = cache is not None or not (self.training or has_labels)
         # A text's vector needs the whole text.
-        pool = past_key_values is None
-        past_key_values = self._prepare_cache(past_key_values, use_cache)
+        pool = cache is None
+        cache = self._prepare_cache(cache, use_cache)
 
         vision_outputs = image_tokens = key_values = None
         if encoded_images is None:
@@ -1473,13 +1471,13 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             config=self.config.multimodal_config,
             inputs_embeds=torch.empty((*input_ids.shape, 0), dtype=image_embeds.dtype, device=input_ids.device),
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
         )
         text_outputs = self.model.text_model(
             input_ids,
             attention_mask,
             position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             pool=pool,
             key_mask=text_key_mask,
             return_dict=True,
@@ -1495,7 +1493,7 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             image_tokens,
             key_values,
             attention_mask=decoder_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             return_dict=True,
             **kwargs,
         )
@@ -1524,12 +1522,12 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             logits=logits,
             image_embeds=image_embeds,
             text_embeds=text_embeds,
-            past_key_values=past_key_values,
+            cache=cache,
             hidden_states=decoder_outputs.hidden_states,
             attentions=decoder_outputs.attentions,
             cross_attentions=decoder_outputs.cross_attentions,
             text_model_output=text_outputs,
-            vision_model_output=vision_outputs,
+            image_outputs=vision_outputs,
         )
 
 

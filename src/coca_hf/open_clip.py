@@ -139,7 +139,7 @@ class TextDecoder(_Tower):
             config=self._captioner.config.multimodal_config,
             inputs_embeds=text_embs,
             attention_mask=None,
-            past_key_values=None,
+            cache=None,
         )
         outputs = self._captioner.decoder(text_embs, image_embs, attention_mask=mask, return_dict=True)
         return self._captioner.lm_head(outputs.last_hidden_state)
@@ -420,7 +420,7 @@ class CoCa(nn.Module):
                 pad_token_id=pad_token_id,
             ),
             encoded_images=self.captioner.encode_images(image),
-            past_key_values=DynamicCache(),
+            cache=DynamicCache(),
             use_cache=True,
         )
 
@@ -466,7 +466,7 @@ class _Steps:
     def __init__(self, captioner: CoCaForCaptioning, encoded_images: CoCaEncodedImages, max_seq_len: int):
         self.captioner = captioner
         self.max_seq_len = max_seq_len
-        self.state = {"encoded_images": encoded_images, "past_key_values": DynamicCache(), "use_cache": True}
+        self.state = {"encoded_images": encoded_images, "cache": DynamicCache(), "use_cache": True}
         self.num_cached = 0
 
     def next_logits(self, ids: Tensor) -> Tensor:

@@ -409,7 +409,7 @@ class CoCaConfig(PreTrainedConfig):
     }
     # Those of the parts are enough; the library's default names modules that CoCa does not have.
     base_model_fsdp_plan: ClassVar[dict[str, str]] = {}
-    keys_to_ignore_at_inference = ["past_key_values", "text_model_output", "vision_model_output"]
+    keys_to_ignore_at_inference = ["cache", "image_outputs", "text_model_output", "vision_model_output"]
 
     vision_config: dict | CoCaVisionConfig | None = None
     text_config: dict | CoCaTextConfig | None = None
