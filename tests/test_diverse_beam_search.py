@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from coca_hf.generation_coca import diverse_beam_search
+from coca_hf.diverse_beam_search_coca import diverse_beam_search
 from tiny import tiny_captioner
 
 

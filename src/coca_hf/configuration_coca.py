@@ -6,6 +6,7 @@ A checkpoint travels with all of the model's files. transformers copies those th
 finds by lines like the following, so every file names this one and this one names all the others: whichever class is
 saved or loaded, the folder is complete, and is so again when it is saved from code that came out of a folder.
 
+    from .diverse_beam_search_coca import diverse_beam_search
     from .generation_coca import CoCaGenerationMixin
     from .image_processing_coca import CoCaImageProcessor
     from .modeling_coca import CoCaForCaptioning, CoCaModel

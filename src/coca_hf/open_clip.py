@@ -48,7 +48,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .conversion.model_config import CLIPTextCfg, CLIPVisionCfg, MultimodalCfg, config_of_parts
 from .conversion.weights import entries
-from .generation_coca import diverse_beam_search
+from .diverse_beam_search_coca import diverse_beam_search
 from .modeling_coca import CoCaEncodedImages, CoCaForCaptioning
 
 
