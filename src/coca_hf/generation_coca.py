@@ -1,16 +1,62 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""How CoCa decodes: the library's `generate()` with images encoded once."""
+"""How CoCa decodes: the library's `generate()` with images encoded once and prompts of different lengths."""
 
+import copy
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers.cache_utils import Cache, StaticLayer
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.cache_utils import Cache
 from transformers.generation import GenerationConfig, GenerationMixin
 from transformers.utils import ModelOutput
 
 from .diverse_beam_search_coca import use_diverse_beam_search
+
+
+# Settings of a generation config that are looked at before the library makes one of all that applies.
+SETTINGS = (
+    "bos_token_id",
+    "eos_token_id",
+    "is_assistant",
+    "max_length",
+    "max_new_tokens",
+    "num_beam_groups",
+    "pad_token_id",
+    "stop_strings",
+)
+
+
+def token_key_mask(input_ids: Tensor | None, attention_mask: Tensor | None, pad_token_id: int) -> Tensor:
+    """
+    Which keys a text tower with [CLS] lets its tokens see: (batch, text) -> bool (batch, text + 1).
+
+    A key is seen if the token before it is one, neither masked nor `pad_token_id`. This is one position late on
+    purpose, since released weights were trained so (open_clip's `_build_additive_mask`). Hence the last entry, for the
+    padding that follows a text; and an id equal to `pad_token_id` inside a text hides the token after it. Of
+    embeddings without ids only `attention_mask` is known.
+    """
+    is_token = attention_mask.bool() if input_ids is None else input_ids != pad_token_id
+    if attention_mask is None:
+        return F.pad(is_token, (1, 0), value=True)
+    attention_mask = attention_mask.bool()
+    is_first = attention_mask & (attention_mask.cumsum(dim=-1) == 1)
+    return F.pad(is_token & attention_mask, (1, 0), value=False) | F.pad(is_first, (0, 1), value=False)
+
+
+def num_left_padding(attention_mask: Tensor) -> Tensor:
+    """(batch, text) -> (batch, 1)."""
+    return (attention_mask.cumsum(dim=-1) == 0).sum(dim=-1, keepdim=True)
+
+
+def text_position_ids(length: int, attention_mask: Tensor | None, past_length: int | Tensor, device: Any) -> Tensor:
+    """Positions of `length` tokens behind `past_length`, counted from each row's first one: -> (batch or 1, text)."""
+    position_ids = torch.arange(length, device=device)[None] + past_length
+    if attention_mask is not None and attention_mask.ndim == 2:
+        position_ids = (position_ids - num_left_padding(attention_mask)).clamp(min=0)
+    return position_ids
 
 
 def continue_prompts(
@@ -22,8 +68,8 @@ def continue_prompts(
     Args:
         input_ids: (rows, text), padded on either side.
         attention_mask: (rows, text), 1 for tokens; without it, padding is what `pad_token_id` fills at either end.
-        bos_token_id: what a prompt of nothing else starts from.
-        pad_token_id: id that pads, and that is removed from a prompt's end.
+        bos_token_id: What a prompt of nothing else starts from.
+        pad_token_id: Id that pads, and that is removed from a prompt's end.
         end_token_ids: (ids,), removed from a prompt's end.
 
     Returns:
@@ -31,54 +77,24 @@ def continue_prompts(
     """
     is_removable = torch.isin(input_ids, torch.cat([end_token_ids, end_token_ids.new_tensor([pad_token_id])]))
     if attention_mask is None:
-        is_padding = input_ids == pad_token_id
+        is_token = input_ids != pad_token_id
     else:
-        is_padding = attention_mask == 0
-        is_removable = is_removable | is_padding
-    is_leading_padding = is_padding.cummin(dim=1).values
-    is_trailing = is_removable.flip(1).cummin(dim=1).values.flip(1)
-    is_kept = ~is_leading_padding & ~is_trailing
+        is_token = attention_mask != 0
+        is_removable = is_removable | ~is_token
+    # From the first token on, up to the last one that stays.
+    is_kept = (is_token.int().cumsum(dim=1) > 0) & ((~is_removable).int().flip(1).cumsum(dim=1).flip(1) > 0)
     lengths = is_kept.sum(dim=1).clamp(min=1)
 
     # A stable sort brings the kept tokens of each row to its end, in order.
     order = is_kept.int().argsort(dim=1, stable=True)[:, -int(lengths.max()) :]
     prompts = input_ids.gather(1, order)
-    is_token = torch.arange(prompts.shape[1], device=prompts.device) >= prompts.shape[1] - lengths[:, None]
-    prompts = prompts.masked_fill(~is_token, pad_token_id)
-    prompts[:, -1] = torch.where(is_kept.any(dim=1), prompts[:, -1], bos_token_id)
-    return prompts, is_token.long()
-
-
-class _CompiledSteps:
-    """A model to search with: its calls are compiled, all else is the model's own, the first pass over prompts too."""
-
-    def __init__(self, model: GenerationMixin, config: GenerationConfig):
-        self._model = model
-        self._step = model.get_compiled_call(config.compile_config)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def __call__(self, **inputs: Any) -> Any:
-        return self._step(**inputs)
-
-
-def _with_compiled_steps(model: GenerationMixin, model_kwargs: dict[str, Any], config: GenerationConfig) -> Any:
-    """The model, its steps compiled where the library compiles those of greedy decoding: it leaves out beams."""
-    return _CompiledSteps(model, config) if model._valid_auto_compile_criteria(model_kwargs, config) else model
-
-
-def _reorder(cache: Cache, beam_idx: Tensor) -> None:
-    """`cache.reorder_cache`, in place where a CUDA graph may read these very tensors."""
-    if not cache.is_compileable or beam_idx.device.type == "cpu":
-        cache.reorder_cache(beam_idx)
-        return
-    for layer in cache.layers:
-        if isinstance(layer, StaticLayer) and layer.is_initialized:
-            layer.keys.copy_(layer.keys.index_select(0, beam_idx))
-            layer.values.copy_(layer.values.index_select(0, beam_idx))
-        else:
-            layer.reorder_cache(beam_idx)
+    is_kept = is_kept.gather(1, order)
+    prompts = prompts.masked_fill(~is_kept, pad_token_id)
+    is_empty = ~is_kept.any(dim=1)
+    prompts[:, -1] = torch.where(is_empty, bos_token_id, prompts[:, -1])
+    mask = is_kept if attention_mask is None else is_kept & is_token.gather(1, order)
+    mask[:, -1] |= is_empty
+    return prompts, mask.long()
 
 
 class CoCaGenerationMixin(GenerationMixin):
@@ -112,7 +128,9 @@ class CoCaGenerationMixin(GenerationMixin):
             attention_mask (`torch.Tensor` of shape `(images, text)`, *optional*): 1 for tokens, 0 for padding.
             encoded_images (`CoCaEncodedImages`, *optional*): What `encode_images` made of images, in place of them.
             interpolate_pos_encoding (`bool`, defaults to `False`): Whether to accept images of another size.
-            kwargs: Everything else that the library's `generate()` takes.
+            kwargs:
+                Everything else that the library's `generate()` takes. With `labels`, as Seq2SeqTrainer passes them,
+                `input_ids` are the reference caption, which the model does not see.
 
         Returns:
             Token ids (sequences, text), prompts included; or, with `return_dict_in_generate=True`, the library's
@@ -144,43 +162,69 @@ class CoCaGenerationMixin(GenerationMixin):
             raise ValueError(
                 "text_config.is_causal=False: token states that see the following tokens cannot generate."
             )
-        config, _ = self._prepare_generation_config(generation_config, **kwargs)
-        num_images = len(pixel_values) if encoded_images is None else len(encoded_images.image_embeds)
-        cache = kwargs.get("cache")
-        has_cached_tokens = cache is not None and cache.get_seq_length() > 0
-        if has_cached_tokens and input_ids is None:
-            raise ValueError("cache holds tokens: pass all ids so far, theirs included, as input_ids.")
-        if not (has_cached_tokens or getattr(config, "is_assistant", False)):
-            input_ids, attention_mask = self._prepare_prompts(input_ids, attention_mask, config, num_images)
-        self._validate_context(config, input_ids.shape[1])
-        if encoded_images is None:
-            _gather_weights_for(self, "encode_images")
-            for layer in self.decoder.layers:
-                _gather_weights_for(layer, "project_image_tokens")
-            encoded_images = self.encode_images(pixel_values.to(self.device), interpolate_pos_encoding)
-        kwargs = use_diverse_beam_search(config, kwargs)
-
+        if kwargs.pop("labels", None) is not None:
+            input_ids = attention_mask = None
+        settings = self._settings(generation_config, kwargs)
+        text = self._prepare_text(input_ids, attention_mask, pixel_values, encoded_images, settings, kwargs)
+        generation_config = self._limit_length(settings, generation_config, kwargs, text["input_ids"].shape[1])
+        if pixel_values is not None:
+            pixel_values = pixel_values.to(self.device)
+            encoded_images = self.encode_images(pixel_values, interpolate_pos_encoding)
         outputs = super().generate(
             generation_config=generation_config,
             # The library takes the batch size from it, and assisted decoding the assistant's images.
             pixel_values=pixel_values,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
             encoded_images=encoded_images,
-            **kwargs,
+            **text,
+            **use_diverse_beam_search(settings, kwargs),
         )
         if isinstance(outputs, ModelOutput):
             outputs["image_embeds"] = encoded_images.image_embeds
         return outputs
 
+    def _settings(self, generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> SimpleNamespace:
+        """What applies: arguments of the call, else of the config that it gives, else of the model's own."""
+
+        def setting(name: str) -> Any:
+            values = (kwargs.get(name), getattr(generation_config, name, None), getattr(self.generation_config, name))
+            return next((value for value in values if value is not None), None)
+
+        return SimpleNamespace(**{name: setting(name) for name in SETTINGS})
+
+    def _prepare_text(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        pixel_values: Tensor | None,
+        encoded_images: Any,
+        settings: SimpleNamespace,
+        kwargs: dict[str, Any],
+    ) -> dict[str, Tensor | None]:
+        """Ids, attention mask and key mask of what there is of the captions, as many rows as captions to write."""
+        kwargs.pop("prompt_key_mask", None)
+        has_cached_tokens = kwargs.get("cache") is not None and kwargs["cache"].get_seq_length() > 0
+        if has_cached_tokens and input_ids is None:
+            raise ValueError("The cache holds tokens: pass all ids so far, theirs included, as input_ids.")
+        # An assistant goes on with what the model has prepared, and a cache with what it holds.
+        if not (has_cached_tokens or settings.is_assistant):
+            num_images = len(encoded_images.image_embeds) if pixel_values is None else len(pixel_values)
+            input_ids, attention_mask = self._prepare_prompts(input_ids, attention_mask, settings, num_images)
+            kwargs["position_ids"] = text_position_ids(input_ids.shape[1], attention_mask, 0, input_ids.device)
+        text = {"input_ids": input_ids, "attention_mask": attention_mask}
+        knows_ids = attention_mask is None or attention_mask.shape == input_ids.shape
+        if self.config.text_config.pool_type == "cls" and knows_ids:
+            key_mask = token_key_mask(input_ids, attention_mask, self.config.text_config.pad_token_id)
+            text["prompt_key_mask"] = key_mask[:, :-1]
+        return text
+
     def _prepare_prompts(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None, config: GenerationConfig, num_images: int
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, settings: SimpleNamespace, num_images: int
     ) -> tuple[Tensor, Tensor]:
         """Prompts and their mask, both (rows, text), as many as there are captions to write."""
-        if config.bos_token_id is None:
+        if settings.bos_token_id is None:
             raise ValueError("bos_token_id is missing from the generation config: captions start from it.")
         if input_ids is None or input_ids.shape[1] == 0:
-            input_ids = torch.full((num_images, 1), config.bos_token_id, device=self.device)
+            input_ids = torch.full((num_images, 1), settings.bos_token_id, device=self.device)
             return input_ids, torch.ones_like(input_ids)
         if num_images > 1 and len(input_ids) not in (1, num_images):
             raise ValueError(
@@ -191,62 +235,79 @@ class CoCaGenerationMixin(GenerationMixin):
                 f"attention_mask has the shape {tuple(attention_mask.shape)}, but must have that of input_ids, "
                 f"{tuple(input_ids.shape)}."
             )
-        end_token_ids = [] if config.eos_token_id is None else config.eos_token_id
+        input_ids = input_ids.to(self.device)
+        attention_mask = None if attention_mask is None else attention_mask.to(self.device)
+        end_token_ids = [] if settings.eos_token_id is None else settings.eos_token_id
         end_token_ids = torch.as_tensor(end_token_ids, dtype=input_ids.dtype, device=input_ids.device).flatten()
         pad_token_id = self.config.text_config.pad_token_id
-        pad_token_id = config.pad_token_id if pad_token_id is None else pad_token_id
+        pad_token_id = settings.pad_token_id if pad_token_id is None else pad_token_id
         input_ids, attention_mask = continue_prompts(
-            input_ids, attention_mask, config.bos_token_id, pad_token_id, end_token_ids
+            input_ids, attention_mask, settings.bos_token_id, pad_token_id, end_token_ids
         )
         rows = max(num_images, len(input_ids))
         return input_ids.expand(rows, -1), attention_mask.expand(rows, -1)
 
-    def _validate_context(self, config: GenerationConfig, prompt_length: int) -> None:
-        """Refuses captions that would outgrow the position embeddings."""
+    def _limit_length(
+        self,
+        settings: SimpleNamespace,
+        generation_config: GenerationConfig | None,
+        kwargs: dict[str, Any],
+        prompt_length: int,
+    ) -> GenerationConfig | None:
+        """
+        The generation config, or `kwargs`, with a `max_length` that the context has room for.
+
+        It replaces `max_new_tokens`, of which the library warns beside the model's own `max_length`.
+        """
         context = self.config.text_config.max_position_embeddings
-        if config.max_new_tokens is not None:
-            length, cause = prompt_length + config.max_new_tokens, f"max_new_tokens={config.max_new_tokens}"
-        elif config.max_length is not None:
-            length, cause = config.max_length, f"max_length={config.max_length}"
+        if settings.max_new_tokens is not None:
+            length, cause = prompt_length + settings.max_new_tokens, f"max_new_tokens={settings.max_new_tokens}"
         else:
-            length, cause = prompt_length + 1, "one new token"
+            length = context if settings.max_length is None else settings.max_length
+            cause = f"max_length={length}"
+            if prompt_length >= context:
+                length, cause = prompt_length + 1, "one new token"
         if length > context:
             raise ValueError(
                 f"{cause} after a prompt of {prompt_length} tokens exceeds the context of {context} tokens: shorten "
                 "the prompt or ask for fewer tokens."
             )
-
-    def _prepare_generated_length(
-        self, generation_config: GenerationConfig, has_default_max_length: bool, **kwargs: Any
-    ) -> GenerationConfig:
-        # The model's own max_length is no wish of the caller's that max_new_tokens would overrule: no warning.
-        is_own_max_length = generation_config.max_length == self.generation_config.max_length
-        generation_config = super()._prepare_generated_length(
-            generation_config=generation_config,
-            has_default_max_length=has_default_max_length
-            or (is_own_max_length and generation_config.max_new_tokens is not None),
-            **kwargs,
-        )
-        if has_default_max_length and generation_config.max_new_tokens is None:
-            context = self.config.text_config.max_position_embeddings
-            generation_config.max_length = min(generation_config.max_length, context)
+        if generation_config is None or "max_new_tokens" in kwargs or "max_length" in kwargs:
+            kwargs |= {"max_length": length, "max_new_tokens": None}
+            return generation_config
+        generation_config = copy.deepcopy(generation_config)
+        generation_config.max_length, generation_config.max_new_tokens = length, None
         return generation_config
 
-    def _prepare_cache_for_generation(
-        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> None:
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        if model_kwargs.get("cache") is not None:
-            # Here rather than in `forward`, where a compiled one could not.
-            model_kwargs["cache"] = self._prepare_cache(model_kwargs["cache"], use_cache=True)
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        prompt_key_mask: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """
+        The library's inputs of one step, with a cache for both stacks, and the keys that the text tower sees.
 
-    def _beam_search(self, *args: Any, generation_config: GenerationConfig, **kwargs: Any) -> ModelOutput | Tensor:
-        model = _with_compiled_steps(self, kwargs, generation_config)
-        return GenerationMixin._beam_search(model, *args, generation_config=generation_config, **kwargs)
-
-    def _reorder_cache(self, cache: Cache, beam_idx: Tensor) -> Cache:
-        _reorder(cache, beam_idx)
-        return cache
+        `input_ids` holds all ids so far, but for a prompt that is taken in chunks: then `prompt_key_mask` is all that
+        is known of the earlier ones.
+        """
+        if cache is not None:
+            self.decoder.complete(cache)
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids, attention_mask=attention_mask, cache=cache, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if cache is not None and prompt_key_mask is not None:
+            key_mask = prompt_key_mask
+            if not is_first_iteration:
+                key_mask = token_key_mask(input_ids, attention_mask, self.config.text_config.pad_token_id)[:, :-1]
+            if cache.is_compileable:
+                # Always of the same shape, lest each step be compiled anew.
+                key_mask = F.pad(key_mask, (0, cache.get_max_length(0) - key_mask.shape[1]))
+            model_inputs["text_key_mask"] = key_mask
+        return model_inputs
 
     def _get_candidate_generator(
         self,
@@ -258,20 +319,17 @@ class CoCaGenerationMixin(GenerationMixin):
     ) -> Any:
         if assistant_model is not None:
             # An assistant sees the images with its own towers, or, if it is a language model, not at all.
-            model_kwargs = {name: value for name, value in model_kwargs.items() if name != "encoded_images"}
+            ours = ("encoded_images", "prompt_key_mask")
+            model_kwargs = {name: value for name, value in model_kwargs.items() if name not in ours}
             if isinstance(assistant_model, CoCaGenerationMixin):
                 if inputs_tensor is None or inputs_tensor.ndim != 4:
                     raise ValueError("assistant_model needs pixel_values, not encoded_images, to encode them itself.")
-                model_kwargs["encoded_images"] = assistant_model.encode_images(inputs_tensor)
+                model_kwargs["encoded_images"] = assistant_model.encode_images(
+                    inputs_tensor, interpolate_pos_encoding=True
+                )
         return super()._get_candidate_generator(
             model_kwargs=model_kwargs, inputs_tensor=inputs_tensor, assistant_model=assistant_model, **kwargs
         )
 
 
-def _gather_weights_for(module: nn.Module, method: str) -> None:
-    """Makes `method` see whole weights where FSDP has sharded `module`, which by itself it does for `forward` only."""
-    is_sharded = hasattr(module, "unshard")
-    if is_sharded and method not in vars(module):
-        from torch.distributed.fsdp import register_fsdp_forward_method
-
-        register_fsdp_forward_method(module, method)
+__all__ = ["CoCaGenerationMixin"]

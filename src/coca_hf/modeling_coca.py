@@ -3,18 +3,19 @@
 """CoCa: Contrastive Captioners are Image-Text Foundation Models (arXiv 2205.01917), in open_clip's variant."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import ConversionOps, PrefixChange, WeightConverter
 from transformers.masking_utils import (
     bidirectional_mask_function,
     causal_mask_function,
@@ -25,140 +26,124 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     BaseModelOutputWithPooling,
+    BaseModelOutputWithPoolingAndCrossAttentions,
 )
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.deprecation import deprecate_kwarg
-from transformers.utils.generic import can_return_tuple, is_flash_attention_requested
+from transformers.utils.generic import can_return_tuple, is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
-from .generation_coca import CoCaGenerationMixin
+from .generation_coca import CoCaGenerationMixin, num_left_padding, text_position_ids, token_key_mask
 
 
-KeyValue = tuple[Tensor, Tensor]
-
-# 32 MB in float32, or a sixteenth of all where that is more: each chunk reads the vocabulary's weights, and adds to
-# their gradients, once more.
-MIN_LOGITS_AT_ONCE, MAX_LOGITS_CHUNKS = 2**23, 16
-
-
-class _Gather(torch.autograd.Function):
-    """(batch, dim) of this process -> (processes * batch, dim) of all, gradients flowing back to every process."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        gathered = [torch.empty_like(features) for _ in range(torch.distributed.get_world_size(group))]
-        torch.distributed.all_gather(gathered, features.contiguous(), group=group)
-        return torch.cat(gathered)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        gradient = gradient.contiguous()
-        torch.distributed.all_reduce(gradient, group=ctx.group)
-        shares = gradient.chunk(torch.distributed.get_world_size(ctx.group))
-        return shares[torch.distributed.get_rank(ctx.group)], None
-
-
-def _is_plain_linear(layer: nn.Module) -> bool:
-    """Whether its weights may be used without it: an adapter does more, and so do hooks, by which others shard it."""
-    return type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
-
-
-class _ChunkedLoss(torch.autograd.Function):
-    """
-    The sum of `chunk_loss(logits, labels)` over chunks of positions, whose logits never exist all at once.
-
-    Gradients are made of the logits while these are there, so that nothing is computed again when going backward.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        states: Tensor,
-        weight: Tensor,
-        labels: Tensor,
-        size: int,
-        dtype: torch.dtype,
-        chunk_loss: Callable[[Tensor, Tensor], Tensor],
-    ) -> Tensor:
-        """(positions, hidden), (vocabulary, hidden), (positions,), positions in a chunk, of the products -> ()."""
-        cast_states, cast_weight = states.to(dtype), weight.to(dtype)
-        needs_states, needs_weight, *_ = ctx.needs_input_grad
-        states_gradient = torch.empty_like(cast_states) if needs_states else None
-        # Added up in float32 at least, over many chunks.
-        sum_dtype = torch.promote_types(dtype, torch.float32)
-        weight_gradient = torch.zeros_like(weight, dtype=sum_dtype) if needs_weight else None
-        total = torch.zeros((), device=states.device)
-        for start in range(0, max(len(states), 1), size):
-            chunk = slice(start, start + size)
-            logits = F.linear(cast_states[chunk], cast_weight)
-            with torch.enable_grad():
-                loss = chunk_loss(logits.requires_grad_(), labels[chunk])
-            (gradient,) = torch.autograd.grad(loss, logits)
-            total += loss.detach()
-            if states_gradient is not None:
-                torch.mm(gradient, cast_weight, out=states_gradient[chunk])
-            if weight_gradient is None:
-                continue
-            if gradient.dtype == weight_gradient.dtype:
-                weight_gradient.addmm_(gradient.t(), cast_states[chunk])
-            else:
-                weight_gradient += gradient.t() @ cast_states[chunk]
-        ctx.gradients = states_gradient, weight_gradient
-        ctx.dtypes = states.dtype, weight.dtype
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.gradients is None:
-            raise RuntimeError("The loss of skip_logits=True has one backward pass: do without retain_graph=True.")
-        # In place and given away: the weights' gradient is as large as they are.
-        gradients, ctx.gradients = ctx.gradients, None
-        scaled = (
-            None if gradient is None else gradient.mul_(scale).to(dtype)
-            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
-        )
-        return *scaled, None, None, None, None
-
-
-def image_text_contrastive_loss(
-    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, group: Any = None
+def contrastive_loss(
+    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, logit_bias: Tensor | None = None, group: Any = None
 ) -> Tensor:
     """
-    Symmetric cross-entropy between each image and its text among all of the batch (CoCa, equation 1; open_clip's
-    `ClipLoss` with `gather_with_grad`).
+    Symmetric cross-entropy between images and their texts (CoCa, equation 1; open_clip's `ClipLoss` with
+    `gather_with_grad`), in float32.
+
+    An image may have several texts. Each of them is then classified among all texts but the image's other ones, which
+    are no negatives; and each text is classified among all images.
 
     Args:
-        image_embeds: (batch, dim), L2-normalised.
-        text_embeds: (batch, dim), L2-normalised; row i belongs to image i.
-        logit_scale: factor of the similarities, already exponentiated.
-        group: processes whose batches are joined into one, all equally long; by default this one's stands alone.
+        image_embeds: (images, dim), L2-normalised.
+        text_embeds: (texts, dim), L2-normalised; as many for each image, those of an image adjacent.
+        logit_scale: Factor of the similarities, already exponentiated.
+        logit_bias: Added to the similarities. The loss does not depend on it.
+        group: Processes whose batches are joined into one, of whatever lengths; by default this batch stands alone.
     """
+    texts_per_image = text_embeds.shape[0] // image_embeds.shape[0]
+    image_of_text = torch.arange(image_embeds.shape[0], device=image_embeds.device)
+    image_of_text = image_of_text.repeat_interleave(texts_per_image)
     if group is not None:
-        image_embeds, text_embeds = _Gather.apply(image_embeds, group), _Gather.apply(text_embeds, group)
-    logits_per_image = logit_scale * image_embeds @ text_embeds.t()
-    labels = torch.arange(len(logits_per_image), device=logits_per_image.device)
-    return (F.cross_entropy(logits_per_image, labels) + F.cross_entropy(logits_per_image.t(), labels)) / 2
+        image_of_text = _gather_indices(image_of_text, image_embeds.shape[0], group)
+        image_embeds, text_embeds = _gather(image_embeds, group), _gather(text_embeds, group)
+    text_embeds, logit_scale = text_embeds.to(image_embeds.device), logit_scale.to(image_embeds.device)
+    logits_per_text = logit_scale.float() * text_embeds.float() @ image_embeds.float().t()
+    if logit_bias is not None:
+        logits_per_text = logits_per_text + logit_bias.to(logits_per_text.device)
+    text_to_image = F.cross_entropy(logits_per_text, image_of_text)
+    logits_per_image = logits_per_text.t()
+    if texts_per_image > 1 or group is not None:
+        # A row for each text: its image against all texts.
+        logits_per_image = logits_per_image[image_of_text]
+        is_same_image = image_of_text[:, None] == image_of_text
+        is_other_text = ~torch.eye(len(is_same_image), dtype=torch.bool, device=is_same_image.device)
+        logits_per_image = logits_per_image.masked_fill(is_same_image & is_other_text, -torch.inf)
+    image_to_text = F.cross_entropy(
+        logits_per_image, torch.arange(logits_per_image.shape[0], device=logits_per_image.device)
+    )
+    return (image_to_text + text_to_image) / 2
+
+
+def _lengths(tensor: Tensor, group: Any) -> list[int]:
+    """How many rows each process has."""
+    length = torch.tensor(tensor.shape[:1], device=tensor.device)
+    lengths = [torch.empty_like(length) for _ in range(torch.distributed.get_world_size(group))]
+    torch.distributed.all_gather(lengths, length, group=group)
+    return torch.cat(lengths).tolist()
+
+
+def _gather(tensor: Tensor, group: Any) -> Tensor:
+    """(rows, dim) of this process -> (rows of all, dim), gradients flowing back to every process."""
+    lengths = _lengths(tensor, group)
+    padded = F.pad(tensor, (0, 0, 0, max(lengths) - tensor.shape[0]))
+    gathered = torch.distributed.nn.functional.all_gather(padded.contiguous(), group=group)
+    return torch.cat([rows[:length] for rows, length in zip(gathered, lengths, strict=True)])
+
+
+def _gather_indices(image_of_text: Tensor, num_images: int, group: Any) -> Tensor:
+    """(texts,) indices of this process's images -> (texts of all,) indices of all images."""
+    counts = _lengths(image_of_text.new_empty(num_images), group)
+    lengths = _lengths(image_of_text, group)
+    first_images = [sum(counts[:rank]) for rank in range(len(counts))]
+    return torch.cat(
+        [
+            first + torch.arange(count, device=image_of_text.device).repeat_interleave(length // count)
+            for first, count, length in zip(first_images, counts, lengths, strict=True)
+        ]
+    )
 
 
 @dataclass
 class CoCaVisionModelOutput(BaseModelOutputWithPooling):
     r"""
     last_hidden_state (`torch.FloatTensor` of shape `(batch, 1 + patches, hidden)`): The encoder's output.
-    pooler_output (`torch.FloatTensor` of shape `(batch, vector_size)`):
+    pooler_output (`torch.FloatTensor` of shape `(batch, pooled_hidden_size)`):
         The contrastive vector before its projection, or the projected one where it comes from
-        `CoCaModel.get_image_features`; `(batch, tokens, vector_size)` with `pool_type="none"`.
-    image_tokens (`torch.FloatTensor` of shape `(batch, image tokens, output_size)`): What the decoder attends to.
+        `CoCaModel.get_image_features`; `(batch, tokens, pooled_hidden_size)` with `pool_type="none"`.
+    image_tokens (`torch.FloatTensor` of shape `(batch, image tokens, image_tokens_hidden_size)`):
+        What the decoder attends to.
     cross_attentions (`tuple[torch.FloatTensor]`, *optional*):
         The poolers' attention weights, each of shape `(batch, heads, queries, 1 + patches)`.
+    image_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`, *optional*):
+        The projected vector, not normalised, from [`CoCaVisionModelWithProjection`].
     """
 
     image_tokens: torch.FloatTensor | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_embeds: torch.FloatTensor | None = None
+
+
+@dataclass
+class CoCaTextModelOutput(BaseModelOutputWithPoolingAndCrossAttentions):
+    r"""
+    last_hidden_state (`torch.FloatTensor` of shape `(batch, text, hidden)`):
+        States of the text's tokens, without [CLS]; not normed where the tower has a [CLS].
+    pooler_output (`torch.FloatTensor` of shape `(batch, hidden)`, *optional*):
+        The contrastive vector before its projection, or the projected one where it comes from
+        `CoCaModel.get_text_features`; `(batch, text, hidden)` with `pool_type="none"`. Absent with a `cache`, whose
+        text may go on.
+    cache (`Cache`, *optional*): Keys and values of the text's tokens.
+    text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`, *optional*):
+        The projected vector, not normalised, from [`CoCaTextModelWithProjection`].
+    """
+
+    text_embeds: torch.FloatTensor | None = None
 
 
 @dataclass
@@ -169,7 +154,7 @@ class CoCaOutput(ModelOutput):
     logits_per_text (`torch.FloatTensor` of shape `(texts, images)`): Its transpose.
     text_embeds (`torch.FloatTensor` of shape `(texts, projection_dim)`): L2-normalised.
     image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): L2-normalised.
-    text_model_output (`BaseModelOutputWithPooling`): Output of `CoCaModel.get_text_features`.
+    text_model_output (`CoCaTextModelOutput`): Output of `CoCaModel.get_text_features`.
     vision_model_output (`CoCaVisionModelOutput`): Output of `CoCaModel.get_image_features`.
     """
 
@@ -178,7 +163,7 @@ class CoCaOutput(ModelOutput):
     logits_per_text: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
     image_embeds: torch.FloatTensor | None = None
-    text_model_output: BaseModelOutputWithPooling | None = None
+    text_model_output: CoCaTextModelOutput | None = None
     vision_model_output: CoCaVisionModelOutput | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
@@ -188,17 +173,16 @@ class CoCaOutput(ModelOutput):
 @dataclass
 class CoCaEncodedImages(ModelOutput):
     r"""
-    Images as [`CoCaForCaptioning`] needs them to decode any number of texts: computed once, then passed to `forward`
-    or `generate` as `encoded_images` in place of `pixel_values`.
+    What [`CoCaForCaptioning`] needs of images to decode any number of texts: computed once by `encode_images`, then
+    passed to `forward` or `generate` as `encoded_images` in place of `pixel_values`.
 
     image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): L2-normalised.
-    key_values (`tuple`):
-        For each layer of the decoder, the cross-attention's keys and values, each of shape
-        `(images, heads, image tokens, head size)`.
+    image_tokens (`torch.FloatTensor` of shape `(images, image tokens, image_tokens_hidden_size)`):
+        What the decoder attends to.
     """
 
     image_embeds: torch.FloatTensor | None = None
-    key_values: tuple[KeyValue, ...] | None = None
+    image_tokens: torch.FloatTensor | None = None
 
 
 @dataclass
@@ -208,16 +192,19 @@ class CoCaForCaptioningOutput(ModelOutput):
         `caption_loss_weight * caption_loss + contrastive_loss_weight * contrastive_loss`, when `labels` are given.
     caption_loss (`torch.FloatTensor` of shape `()`, *optional*): Cross-entropy of each next token.
     contrastive_loss (`torch.FloatTensor` of shape `()`, *optional*):
-        See [`image_text_contrastive_loss`]; absent where there is no text vector, as with a filled cache.
-    logits (`torch.FloatTensor` of shape `(batch, text, vocabulary)`, *optional*):
-        Scores of the token after each position; absent with `skip_logits=True`.
-    image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): L2-normalised.
-    text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`, *optional*): L2-normalised.
-    cache (`Cache`, *optional*): Self-attention keys and values: the text tower's layers, then the decoder's.
+        See [`contrastive_loss`]. Absent where there is no text vector, as with a `cache`.
+    logits (`torch.FloatTensor` of shape `(rows, text, vocabulary)`, *optional*):
+        Scores of the token after each position. Absent when images are given without text.
+    image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`, *optional*): L2-normalised.
+    text_embeds (`torch.FloatTensor` of shape `(rows, projection_dim)`, *optional*): L2-normalised.
+    logits_per_image (`torch.FloatTensor` of shape `(images, rows)`, *optional*): Scaled similarities.
+    cache (`Cache`, *optional*):
+        Keys and values of the text tower's layers, then of the decoder's, then those of the image in each of the
+        decoder's layers.
     hidden_states, attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*):
-        The decoder's, on request: `(batch, text, hidden)`, `(batch, heads, text, text)` and
-        `(batch, heads, text, image tokens)`.
-    text_model_output (`BaseModelOutputWithPooling`): Output of the text tower.
+        The decoder's, on request: `(rows, text, hidden)`, `(rows, heads, text, text)` and
+        `(rows, heads, text, image tokens)`.
+    text_model_output (`CoCaTextModelOutput`, *optional*): Output of the text tower.
     image_outputs (`CoCaVisionModelOutput`, *optional*): Output of the vision tower, absent with `encoded_images`.
     """
 
@@ -227,18 +214,54 @@ class CoCaForCaptioningOutput(ModelOutput):
     logits: torch.FloatTensor | None = None
     image_embeds: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
+    logits_per_image: torch.FloatTensor | None = None
     cache: Cache | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-    text_model_output: BaseModelOutputWithPooling | None = None
+    text_model_output: CoCaTextModelOutput | None = None
     image_outputs: CoCaVisionModelOutput | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
         return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in self.values())
 
 
-def sincos_position_embedding(size: int, grid_size: tuple[int, int]) -> Tensor:
+class CoCaImageLayer(DynamicLayer):
+    """
+    Keys and values of image tokens in one layer of a cache. They are made once, and shared by all rows of an image: so
+    they are neither reordered with the beams, which stay with their image, nor repeated or cropped with the text.
+    """
+
+    is_compileable = True
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        pass
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        pass
+
+    def crop(self, tokens_to_remove: int) -> None:
+        pass
+
+
+def add_layers(cache: Cache, num_layers: int, num_image_layers: int) -> None:
+    """
+    Completes a cache for both text stacks: `num_layers` of the kind it has, then `num_image_layers` for images.
+
+    The library sizes a cache by the text tower alone.
+    """
+    while len(cache.layers) < num_layers:
+        first = cache.layers[0] if cache.layers else DynamicLayer()
+        if isinstance(first, StaticLayer):
+            cache.layers.append(StaticLayer(first.max_cache_len))
+        else:
+            # Another kind, such as a quantised one, is empty still, and holds nothing but its settings.
+            cache.layers.append(DynamicLayer() if type(first) is DynamicLayer else copy.deepcopy(first))
+    if len(cache.layers) == num_layers:
+        cache.layers.extend(CoCaImageLayer() for _ in range(num_image_layers))
+
+
+def sincos_positions(size: int, grid_size: tuple[int, int]) -> Tensor:
     """
     Fixed two-dimensional sine-cosine positions, with a zero row for the class token: -> (1 + patches, size).
 
@@ -246,12 +269,26 @@ def sincos_position_embedding(size: int, grid_size: tuple[int, int]) -> Tensor:
     (Masked Autoencoders' `get_2d_sincos_pos_embed`, which open_clip uses).
     """
     height, width = grid_size
-    frequencies = 1 / 10000 ** (torch.arange(size // 4, dtype=torch.float64) / (size / 4))
-    rows = torch.arange(height, dtype=torch.float64).repeat_interleave(width)
-    columns = torch.arange(width, dtype=torch.float64).repeat(height)
+    # On a CPU, since not every device has float64.
+    double = {"dtype": torch.float64, "device": "cpu"}
+    frequencies = 1 / 10000 ** (torch.arange(size // 4, **double) / (size / 4))
+    rows = torch.arange(height, **double).repeat_interleave(width)
+    columns = torch.arange(width, **double).repeat(height)
     angles = [positions[:, None] * frequencies for positions in (columns, rows)]
     table = torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
     return F.pad(table, (0, 0, 1, 0)).float()
+
+
+class CoCaFixedPositions(nn.Module):
+    """Position embeddings that are not trained."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int):
+        super().__init__()
+        self.register_buffer("weight", torch.empty(num_embeddings, embedding_dim))
+
+    def forward(self, position_ids: Tensor) -> Tensor:
+        """(...) -> (..., hidden)."""
+        return F.embedding(position_ids, self.weight)
 
 
 class CoCaVisionEmbeddings(nn.Module):
@@ -268,23 +305,24 @@ class CoCaVisionEmbeddings(nn.Module):
             stride=config.patch_size,
             bias=False,
         )
-        num_positions = 1 + config.grid_size[0] * config.grid_size[1]
-        self.position_embedding = nn.Embedding(num_positions, config.hidden_size)
-        if config.position_embedding_type == "sincos":
-            self.position_embedding.requires_grad_(False)
+        height, width = config.grid_size
+        is_fixed = config.position_embedding_type == "sincos"
+        self.position_embedding = (CoCaFixedPositions if is_fixed else nn.Embedding)(
+            1 + height * width, config.hidden_size
+        )
 
     def _positions(self) -> Tensor:
         """-> (1 + patches, hidden)."""
+        height, width = self.config.grid_size
         # Through the module, whose weight may be on a disk until it is called.
-        device = self.class_embedding.device
-        return self.position_embedding(torch.arange(self.position_embedding.num_embeddings, device=device))
+        return self.position_embedding(torch.arange(1 + height * width, device=self.class_embedding.device))
 
     def interpolate_pos_encoding(self, grid_size: tuple[int, int]) -> Tensor:
         """Positions for another grid of patches, by bicubic interpolation: -> (1 + patches, hidden)."""
-        class_position, patch_positions = self._positions().split([1, self.position_embedding.num_embeddings - 1])
-        patch_positions = patch_positions.t().unflatten(1, self.config.grid_size)[None]  # (1, hidden, rows, columns)
+        positions = self._positions()
+        patch_positions = positions[1:].t().unflatten(1, self.config.grid_size)[None]  # (1, hidden, rows, columns)
         resized = F.interpolate(patch_positions.float(), size=grid_size, mode="bicubic", align_corners=False)
-        return torch.cat([class_position, resized[0].flatten(1).t().to(class_position.dtype)])
+        return torch.cat([positions[:1], resized[0].flatten(1).t().to(positions.dtype)])
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         """(batch, channels, height, width) -> (batch, 1 + patches, hidden)."""
@@ -339,13 +377,30 @@ class CoCaTextEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding(config.max_position_embeddings + has_cls, config.hidden_size)
         self.cls_embedding = nn.Parameter(torch.empty(config.hidden_size)) if has_cls else None
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, append_cls: bool = False) -> Tensor:
-        """(batch, text), (batch or 1, text) -> (batch, text + 1 with [CLS], hidden)."""
-        hidden_states = self.token_embedding(input_ids) + self.position_embedding(position_ids)
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        position_ids: Tensor,
+        inputs_embeds: Tensor | None = None,
+        num_padding: int = 0,
+        append_cls: bool = False,
+    ) -> Tensor:
+        """
+        (batch, text) ids or (batch, text, hidden) embeddings, with `num_padding` tokens of padding and [CLS] behind
+        them -> (batch, text + padding + [CLS], hidden).
+
+        `position_ids` has the shape (batch or 1, text + padding).
+        """
+        hidden_states = self.token_embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        if num_padding:
+            padding = torch.full_like(position_ids[:1, :num_padding], self.config.pad_token_id or 0)
+            padding = self.token_embedding(padding).expand(hidden_states.shape[0], -1, -1)
+            hidden_states = torch.cat([hidden_states, padding], dim=1)
+        hidden_states = hidden_states + self.position_embedding(position_ids)
         if append_cls:
             cls_position = torch.full_like(position_ids[:1, :1], self.config.max_position_embeddings)
             cls_token = self.cls_embedding + self.position_embedding(cls_position)  # (1, 1, hidden)
-            hidden_states = torch.cat([hidden_states, cls_token.expand(len(hidden_states), 1, -1)], dim=1)
+            hidden_states = torch.cat([hidden_states, cls_token.expand(hidden_states.shape[0], -1, -1)], dim=1)
         return hidden_states
 
 
@@ -377,7 +432,7 @@ def _attention_interface(config: Any, attention_mask: Any) -> Callable:
 
 
 class CoCaAttention(nn.Module):
-    """Multi-head self-attention, cached where `cache` is given."""
+    """Multi-head self-attention."""
 
     def __init__(
         self, config: CoCaVisionConfig | CoCaTextConfig | CoCaMultimodalConfig, is_causal: bool, layer_idx: int
@@ -391,8 +446,6 @@ class CoCaAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        # All three in one, in their place: see `pack_weights`.
-        self.qkv_proj: nn.Module | None = None
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
@@ -400,25 +453,14 @@ class CoCaAttention(nn.Module):
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         cache: Cache | None = None,
-        num_uncached: int = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor | None]:
-        """
-        (batch, length, hidden) -> (batch, length, hidden), weights (batch, heads, length, keys) or `None`.
-
-        The last `num_uncached` positions stay out of the cache, which must be empty if there are any.
-        """
-        batch, length, _ = hidden_states.shape
-        heads = (batch, length, -1, self.head_dim)
-        if self.qkv_proj is None:
-            projected = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
-        else:
-            projected = self.qkv_proj(hidden_states).chunk(3, dim=-1)
-        query, key, value = (states.view(heads).transpose(1, 2) for states in projected)
-        if cache is not None and num_uncached:
-            cached = slice(None, length - num_uncached)
-            cache.update(key[:, :, cached], value[:, :, cached], self.layer_idx)
-        elif cache is not None:
+        """(batch, length, hidden) -> (batch, length, hidden), weights (batch, heads, length, keys) or `None`."""
+        heads = (*hidden_states.shape[:2], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         attended, weights = _attention_interface(self.config, attention_mask)(
             self,
@@ -430,7 +472,7 @@ class CoCaAttention(nn.Module):
             dropout=self.config.attention_dropout if self.training else 0.0,
             **kwargs,
         )
-        return self.out_proj(attended.reshape(batch, length, -1)), weights
+        return self.out_proj(attended.flatten(2)), weights
 
 
 class CoCaCrossAttention(nn.Module):
@@ -444,9 +486,11 @@ class CoCaCrossAttention(nn.Module):
         hidden_size: int,
         num_attention_heads: int,
         context_size: int,
+        layer_idx: int = 0,
     ):
         super().__init__()
         self.config = config
+        self.layer_idx = layer_idx
         self.head_dim = hidden_size // num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.q_proj = nn.Linear(hidden_size, hidden_size)
@@ -454,37 +498,34 @@ class CoCaCrossAttention(nn.Module):
         self.v_proj = nn.Linear(context_size, hidden_size)
         self.out_proj = nn.Linear(hidden_size, hidden_size)
 
-    def project_context(self, context: Tensor) -> KeyValue:
-        """(images, tokens, context size) -> keys and values, each (images, heads, tokens, head size)."""
+    def _keys_and_values(self, context: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor]:
+        """(images, tokens, context size), or what `cache` holds of it -> (images, heads, tokens, head size) each."""
+        if context is None:
+            layer = cache.layers[self.layer_idx]
+            return layer.keys, layer.values
         heads = (*context.shape[:2], -1, self.head_dim)
-        return self.k_proj(context).view(heads).transpose(1, 2), self.v_proj(context).view(heads).transpose(1, 2)
+        key = self.k_proj(context).view(heads).transpose(1, 2)
+        value = self.v_proj(context).view(heads).transpose(1, 2)
+        return (key, value) if cache is None else cache.layers[self.layer_idx].update(key, value)
 
     def forward(
-        self, hidden_states: Tensor, context: Tensor | None = None, key_value: KeyValue | None = None
+        self, hidden_states: Tensor, context: Tensor | None = None, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """
-        (rows, length, hidden); a context (images, tokens, context size), or what `project_context` made of it
+        (rows, length, hidden), (images, tokens, context size)
         -> (rows, length, hidden), weights (rows, heads, length, tokens) or `None`.
 
-        Rows are the images' own, image by image: one each, or several (beams). A single row serves all images.
+        Rows are the images' own, image by image: one each, or several (beams). A single row serves all images. Without
+        `context`, its keys and values are those in `cache`, which keeps them.
         """
-        images = len(context) if key_value is None else len(key_value[0])
+        key, value = self._keys_and_values(context, cache)
         query = self.q_proj(hidden_states)
-        query = query.expand(max(images, query.shape[0]), -1, -1)
+        if query.shape[0] == 1:
+            query = query.expand(key.shape[0], -1, -1)
         rows, length, _ = query.shape
         # An image's rows become one longer query, so that its keys and values are read once: (images, heads, ...).
-        query = query.reshape(images, rows // images * length, -1, self.head_dim).transpose(1, 2)
-        if key_value is None and self._attends_unprojected(query):
-            attended, weights = self._attend_unprojected(query, context)
-        else:
-            attended, weights = self._attend(query, *(key_value or self.project_context(context)))
-        if weights is not None:
-            weights = weights.unflatten(2, (rows // images, length)).transpose(1, 2).flatten(0, 1)
-        return self.out_proj(attended.reshape(rows, length, -1)), weights
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(images, heads, length, head size) each -> (images, length, heads, head size), weights or `None`."""
-        return _attention_interface(self.config, None)(
+        query = query.reshape(key.shape[0], -1, query.shape[-1]).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        attended, weights = _attention_interface(self.config, None)(
             self,
             query,
             key,
@@ -493,40 +534,9 @@ class CoCaCrossAttention(nn.Module):
             scaling=self.scaling,
             dropout=self.config.attention_dropout if self.training else 0.0,
         )
-
-    def _attends_unprojected(self, query: Tensor) -> bool:
-        """
-        Whether to spare the keys and values of a context that few queries see: in training, where they are made for
-        one text.
-
-        Weights are used without their layer then.
-        """
-        return (
-            self.training
-            and torch.is_grad_enabled()
-            and query.shape[2] <= self.head_dim // 2
-            and self.config._attn_implementation in ("eager", "sdpa")
-            and _is_plain_linear(self.k_proj)
-            and _is_plain_linear(self.v_proj)
-        )
-
-    def _attend_unprojected(self, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor | None]:
-        """
-        `_attend` by attention to the context itself: q (W c) = (W' q) c, and what is attended to is projected after.
-
-        For Q queries of H heads, T tokens of C channels and heads of D channels it multiplies 2 H Q C (T + D) times
-        instead of 2 H T D (C + Q): less than a quarter with 12 tokens of text in coca_ViT-B-32.
-        """
-        images, heads, length, _ = query.shape
-        key_weight = self.k_proj.weight.view(heads, self.head_dim, -1)
-        value_weight = self.v_proj.weight.view(heads, self.head_dim, -1)
-        context = context[:, None]
-        attended, weights = self._attend((query @ key_weight).flatten(1, 2)[:, None], context, context)
-        attended = attended.reshape(images, heads, length, -1) @ value_weight.transpose(1, 2)
-        # The keys' bias adds the same to all scores of a query, which softmax ignores. Its gradient is zero, not None.
-        bias = torch.add(self.v_proj.bias, self.k_proj.bias, alpha=0)
-        attended = attended.transpose(1, 2) + bias.view(heads, self.head_dim)
-        return attended, None if weights is None else weights.view(images, heads, length, -1)
+        if weights is not None:
+            weights = weights.unflatten(2, (-1, length)).transpose(1, 2).flatten(0, 1)
+        return self.out_proj(attended.reshape(rows, length, -1)), weights
 
 
 class CoCaMLP(nn.Module):
@@ -539,14 +549,7 @@ class CoCaMLP(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(batch, length, hidden) -> (batch, length, hidden)."""
-        hidden_states = self.fc1(hidden_states)
-        if self.training and torch.is_grad_enabled():
-            # Kept for the backward pass, the activations would be a quarter of a layer's memory; they are made again.
-            return checkpoint(self._activate_and_project, hidden_states, use_reentrant=False)
-        return self._activate_and_project(hidden_states)
-
-    def _activate_and_project(self, hidden_states: Tensor) -> Tensor:
-        return self.fc2(self.activation_fn(hidden_states))
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
 
 
 class CoCaLayerScale(nn.Module):
@@ -599,27 +602,23 @@ class CoCaLayer(GradientCheckpointingLayer):
 class CoCaCrossAttentionLayer(GradientCheckpointingLayer):
     """Cross-attention to image tokens and MLP, each behind a layer norm."""
 
-    def __init__(self, config: CoCaMultimodalConfig):
+    def __init__(self, config: CoCaMultimodalConfig, layer_idx: int):
         super().__init__()
         context_size = config.cross_attention_hidden_size or config.hidden_size
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.context_norm = nn.LayerNorm(context_size, eps=config.layer_norm_eps)
-        self.cross_attn = CoCaCrossAttention(config, config.hidden_size, config.num_attention_heads, context_size)
+        self.cross_attn = CoCaCrossAttention(
+            config, config.hidden_size, config.num_attention_heads, context_size, layer_idx
+        )
         self.layer_scale1 = _layer_scale(config)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = CoCaMLP(config)
         self.layer_scale2 = _layer_scale(config)
 
-    def project_image_tokens(self, image_tokens: Tensor) -> KeyValue:
-        """(images, image tokens, context size) -> keys and values, each (images, heads, image tokens, head size)."""
-        return self.cross_attn.project_context(self.context_norm(image_tokens))
-
-    def forward(
-        self, hidden_states: Tensor, image_tokens: Tensor | None = None, key_value: KeyValue | None = None
-    ) -> Tensor:
-        """(rows, text, hidden); image tokens, or their keys and values -> (rows, text, hidden)."""
+    def forward(self, hidden_states: Tensor, image_tokens: Tensor | None, cache: Cache | None = None) -> Tensor:
+        """(rows, text, hidden), (images, image tokens, context size) unless `cache` knows them -> as the first."""
         context = None if image_tokens is None else self.context_norm(image_tokens)
-        attended, _ = self.cross_attn(self.layer_norm1(hidden_states), context, key_value)
+        attended, _ = self.cross_attn(self.layer_norm1(hidden_states), context, cache)
         hidden_states = hidden_states + self.layer_scale1(attended)
         return hidden_states + self.layer_scale2(self.mlp(self.layer_norm2(hidden_states)))
 
@@ -642,25 +641,22 @@ class CoCaAttentionPooler(nn.Module):
 class CoCaMultimodalLayer(nn.Module):
     """A causal self-attention block, then a cross-attention block; each with an MLP of its own."""
 
-    def __init__(self, config: CoCaMultimodalConfig, layer_idx: int):
+    def __init__(self, config: CoCaMultimodalConfig, layer_idx: int, image_layer_idx: int):
         super().__init__()
         self.self_attention_layer = CoCaLayer(config, is_causal=True, layer_idx=layer_idx)
-        self.cross_attention_layer = CoCaCrossAttentionLayer(config)
+        self.cross_attention_layer = CoCaCrossAttentionLayer(config, layer_idx=image_layer_idx)
 
     def forward(
         self,
         hidden_states: Tensor,
-        image_tokens: Tensor | None = None,
-        key_value: KeyValue | None = None,
+        image_tokens: Tensor | None,
+        attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Tensor:
-        """(rows, text, hidden); image tokens, or their keys and values -> (rows, text, hidden)."""
-        hidden_states = self.self_attention_layer(hidden_states, **kwargs)
-        return self.cross_attention_layer(hidden_states, image_tokens, key_value)
-
-    def project_image_tokens(self, image_tokens: Tensor) -> KeyValue:
-        """(images, image tokens, context size) -> keys and values, each (images, heads, image tokens, head size)."""
-        return self.cross_attention_layer.project_image_tokens(image_tokens)
+        """(rows, text, hidden), (images, image tokens, context size) unless `cache` knows them -> as the first."""
+        hidden_states = self.self_attention_layer(hidden_states, attention_mask, cache=cache, **kwargs)
+        return self.cross_attention_layer(hidden_states, image_tokens, cache=cache)
 
 
 class CoCaPreTrainedModel(PreTrainedModel):
@@ -683,6 +679,8 @@ class CoCaPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    # Processes whose batches the contrastive loss joins. Where it is not given, the model finds those of its loading.
+    data_parallel_group: Any = None
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -708,29 +706,33 @@ class CoCaPreTrainedModel(PreTrainedModel):
         elif isinstance(module, CoCaVisionEmbeddings):
             std = module.config.hidden_size**-0.5
             init.normal_(module.class_embedding, std=std)
-            if module.config.position_embedding_type == "learned":
-                init.normal_(module.position_embedding.weight, std=std)
-            else:
-                table = sincos_position_embedding(module.config.hidden_size, module.config.grid_size)
+            if isinstance(module.position_embedding, CoCaFixedPositions):
+                table = sincos_positions(module.config.hidden_size, module.config.grid_size)
                 init.copy_(module.position_embedding.weight, table)
+            else:
+                init.normal_(module.position_embedding.weight, std=std)
         elif isinstance(module, CoCaTextEmbeddings):
             init.normal_(module.position_embedding.weight, std=0.01)
             if module.cls_embedding is not None:
                 init.normal_(module.cls_embedding, std=0.01)
-        elif isinstance(module, CoCaModel):
-            _init_linear(module.visual_projection, module.visual_projection.in_features**-0.5)
-            if isinstance(module.text_projection, nn.Linear):
-                _init_linear(module.text_projection, module.text_projection.in_features**-0.5)
-            init.constant_(module.logit_scale, module.config.logit_scale_init_value)
-            if module.logit_bias is not None:
-                init.constant_(module.logit_bias, module.config.logit_bias_init_value)
+        elif isinstance(module, (CoCaModel, CoCaVisionModelWithProjection, CoCaTextModelWithProjection)):
+            for name in ("visual_projection", "text_projection"):
+                projection = getattr(module, name, None)
+                if isinstance(projection, nn.Linear):
+                    _init_linear(projection, projection.in_features**-0.5)
+            if isinstance(module, CoCaModel):
+                init.constant_(module.logit_scale, module.config.logit_scale_init_value)
+                if module.logit_bias is not None:
+                    init.constant_(module.logit_bias, module.config.logit_bias_init_value)
         elif isinstance(module, CoCaForCaptioning):
             _init_linear(module.lm_head, module.lm_head.in_features**-0.5)
 
     def _data_parallel_group(self) -> Any:
-        """The processes with other parts of the batch than this one, `None` if there are none."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        """The processes that hold other parts of a training batch, `None` if there are none."""
+        if not (self.training and self.config.contrastive_loss_weight and torch.distributed.is_available()):
             return None
+        if not torch.distributed.is_initialized() or self.data_parallel_group is not None:
+            return self.data_parallel_group
         mesh = getattr(self, "_device_mesh", None)
         if mesh is None or "tp" not in mesh.mesh_dim_names or mesh["tp"].size() == 1:
             return torch.distributed.group.WORLD if torch.distributed.get_world_size() > 1 else None
@@ -748,6 +750,7 @@ def _init_linear(linear: nn.Linear, std: float) -> None:
 class CoCaVisionModel(CoCaPreTrainedModel):
     """The vision tower: a ViT, and the poolers that give the contrastive vector and the decoder's image tokens."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^(text_model|decoder|lm_head)\.", r"_projection\.", r"^logit_"]
     config: CoCaVisionConfig
     config_class = CoCaVisionConfig
     main_input_name = "pixel_values"
@@ -774,18 +777,20 @@ class CoCaVisionModel(CoCaPreTrainedModel):
             else None
         )
         self.contrastive_pooler = (
-            CoCaAttentionPooler(config, 1, config.vector_size)
+            CoCaAttentionPooler(config, 1, config.pooled_hidden_size)
             if pooling in ("parallel", "cascade", "separate")
             else None
         )
         # Before two poolers, behind one.
         self.post_layernorm = nn.LayerNorm(
-            config.output_size if pooling == "single" else config.hidden_size, eps=config.layer_norm_eps
+            config.image_tokens_hidden_size if pooling == "single" else config.hidden_size, eps=config.layer_norm_eps
         )
         has_norms = pooling == "separate"
-        self.pooler_norm = nn.LayerNorm(config.output_size, eps=config.layer_norm_eps) if has_norms else nn.Identity()
+        self.pooler_norm = (
+            nn.LayerNorm(config.image_tokens_hidden_size, eps=config.layer_norm_eps) if has_norms else nn.Identity()
+        )
         self.contrastive_pooler_norm = (
-            nn.LayerNorm(config.vector_size, eps=config.layer_norm_eps) if has_norms else nn.Identity()
+            nn.LayerNorm(config.pooled_hidden_size, eps=config.layer_norm_eps) if has_norms else nn.Identity()
         )
         self.post_init()
 
@@ -838,62 +843,45 @@ class CoCaVisionModel(CoCaPreTrainedModel):
         return CoCaVisionModelOutput(last_hidden_state=hidden_states, pooler_output=pooled, image_tokens=image_tokens)
 
 
-def token_key_mask(input_ids: Tensor, attention_mask: Tensor | None, pad_token_id: int) -> Tensor:
-    """
-    Which keys a text tower with [CLS] lets its tokens see: (batch, text) -> bool (batch, text + 1).
+class CoCaVisionModelWithProjection(CoCaPreTrainedModel):
+    """The vision tower and its projection into the space shared with texts."""
 
-    A key is seen if the token before it is one, neither masked nor `pad_token_id`: one position late, on purpose,
-    since released weights were trained so (open_clip's `_build_additive_mask`). Hence the last entry, for the
-    padding that follows a text; and an id equal to `pad_token_id` inside a text hides the token after it.
-    """
-    is_token = input_ids != pad_token_id
-    if attention_mask is None:
-        return F.pad(is_token, (1, 0), value=True)
-    attention_mask = attention_mask.bool()
-    is_first = attention_mask & (attention_mask.cumsum(dim=-1) == 1)
-    return F.pad(is_token & attention_mask, (1, 0), value=False) | F.pad(is_first, (0, 1), value=False)
+    _keys_to_ignore_on_load_unexpected = [r"^(text_model|decoder|lm_head|text_projection)\.", r"^logit_"]
+    config: CoCaVisionConfig
+    config_class = CoCaVisionConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
 
+    def __init__(self, config: CoCaVisionConfig):
+        super().__init__(config)
+        if config.projection_dim is None:
+            raise ValueError("projection_dim is missing from the vision config: give the width of the shared space.")
+        self.vision_model = CoCaVisionModel._from_config(config)
+        self.visual_projection = nn.Linear(config.pooled_hidden_size, config.projection_dim, bias=False)
+        self.post_init()
 
-def _num_left_padding(attention_mask: Tensor) -> Tensor:
-    """(batch, text) -> (batch, 1)."""
-    return (attention_mask.cumsum(dim=-1) == 0).sum(dim=-1, keepdim=True)
-
-
-def _text_position_ids(input_ids: Tensor, attention_mask: Tensor | None, past_length: int | Tensor) -> Tensor:
-    """Positions counted from each row's first token: (batch, text) -> (batch or 1, text)."""
-    length = input_ids.shape[1]
-    position_ids = torch.arange(length, device=input_ids.device)[None] + past_length
-    if attention_mask is not None and attention_mask.ndim == 2:
-        position_ids = (position_ids - _num_left_padding(attention_mask)).clamp(min=0)
-    return position_ids
-
-
-def _key_masked_attention_mask(
-    config: CoCaTextConfig, inputs_embeds: Tensor, key_mask: Tensor, cache: Cache | None
-) -> Any:
-    """Causality and `key_mask` (batch, keys) in the form that the attention implementation takes."""
-    if not is_flash_attention_requested(config):
-        return create_causal_mask(config=config, inputs_embeds=inputs_embeds, attention_mask=key_mask, cache=cache)
-    # To flash kernels a masked key is padding: they would drop its query as well.
-    query_length, past_length, kv_length = inputs_embeds.shape[1], 0, key_mask.shape[1]
-    if cache is not None:
-        # A static cache has more keys than tokens.
-        past_length, (kv_length, _) = cache.get_seq_length(), cache.get_mask_sizes(query_length, 0)
-    return sdpa_mask(
-        batch_size=len(inputs_embeds),
-        q_length=query_length,
-        kv_length=kv_length,
-        q_offset=past_length,
-        mask_function=causal_mask_function if config.is_causal else bidirectional_mask_function,
-        attention_mask=key_mask,
-        allow_is_causal_skip=False,
-        device=inputs_embeds.device,
-    )
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CoCaVisionModelOutput:
+        """Arguments as in [`CoCaVisionModel`]; `image_embeds` is projected, not normalised."""
+        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+        outputs.image_embeds = self.visual_projection(outputs.pooler_output)
+        return outputs
 
 
 class CoCaTextModel(CoCaPreTrainedModel):
-    """The unimodal text tower."""
+    """
+    The unimodal text tower.
 
+    Flash attention has no mask for each query, which [CLS] needs. Where one is needed, the tower uses SDPA instead.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^(vision_model|decoder|lm_head)\.", r"_projection\.", r"^logit_"]
     config: CoCaTextConfig
     config_class = CoCaTextConfig
     input_modalities = ("text",)
@@ -909,130 +897,256 @@ class CoCaTextModel(CoCaPreTrainedModel):
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    def _num_padding_to_append(self, length: int) -> int:
-        """Padding that the text vector depends on, whatever the length at which a batch was trimmed."""
+    def _num_padding(self, length: int) -> int:
+        """Padding behind a text that its vector depends on, whatever the length at which a batch was trimmed."""
         if self.config.pool_type == "cls":
             return 1  # the padding after the text is seen: see `token_key_mask`
         if self.config.pool_type == "last" or not self.config.is_causal:
-            return self.config.max_position_embeddings - length
+            return max(self.config.max_position_embeddings - length, 0)
         return 0
 
-    def _pool(self, hidden_states: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """(batch, text, hidden) -> (batch, hidden), or all of it with `pool_type="none"`."""
-        if self.config.pool_type == "none":
-            return hidden_states
+    def _key_mask(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor, length: int
+    ) -> Tensor | None:
+        """Which keys are seen of a text with its padding and [CLS]: -> bool (batch, keys), `None` for all."""
+        num_padding = position_ids.shape[1] - length
+        if self.config.pool_type != "cls":
+            if attention_mask is None:
+                return None
+            # Padding on the right is seen, as by open_clip's towers without [CLS].
+            keys = torch.arange(length + num_padding, device=attention_mask.device)
+            return keys >= num_left_padding(attention_mask)
+        if input_ids is None and attention_mask is None:
+            attention_mask = torch.ones_like(position_ids[:, :length])
+        key_mask = token_key_mask(input_ids, attention_mask, self.config.pad_token_id)
+        # A text that fills the context has no padding after it: then [CLS] stands there, and sees itself.
+        is_full = position_ids[:, length:] >= self.config.max_position_embeddings
+        return torch.cat([key_mask[:, :-1], key_mask[:, -1:] & ~is_full, key_mask[:, -1:] & is_full], dim=1)
+
+    def _attention_mask(
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None, key_mask: Tensor | None, cache: Cache | None
+    ) -> Any:
+        """Causality and `key_mask`, bool (batch, keys), in the form that the attention implementation takes."""
+        if key_mask is None or not is_flash_attention_requested(self.config):
+            visible = attention_mask if key_mask is None else key_mask
+            return create_causal_mask(
+                config=self.config, inputs_embeds=inputs_embeds, attention_mask=visible, cache=cache
+            )
+        # To flash kernels a masked key is padding: they would drop its query as well.
+        query_length, past_length, num_keys = inputs_embeds.shape[1], 0, key_mask.shape[1]
+        if cache is not None:
+            # A static cache has more keys than tokens.
+            past_length, (num_keys, _) = cache.get_seq_length(), cache.get_mask_sizes(query_length, 0)
+        return sdpa_mask(
+            batch_size=inputs_embeds.shape[0],
+            q_length=query_length,
+            kv_length=num_keys,
+            q_offset=past_length,
+            mask_function=causal_mask_function if self.config.is_causal else bidirectional_mask_function,
+            attention_mask=key_mask,
+            allow_is_causal_skip=False,
+            device=inputs_embeds.device,
+        )
+
+    def _extend(self, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
+        """
+        A prepared mask (batch, heads, text, text), bool or added to scores, with rows and columns for what follows the
+        text, whose rows see what the last token sees.
+
+        `position_ids` are those of the text and its padding.
+        """
+        length, num_padding = attention_mask.shape[-1], position_ids.shape[1] - attention_mask.shape[-1]
+        is_seen = torch.ones(num_padding, num_padding, dtype=torch.bool, device=attention_mask.device).tril()[None]
+        if self.config.pool_type == "cls":
+            # As in `_key_mask`: the padding after the text or, where there is no room for it, [CLS].
+            is_full = position_ids[:, length:] >= self.config.max_position_embeddings
+            is_seen = torch.cat([~is_full, is_full], dim=1)[:, None].expand(-1, 2, -1)
+        if attention_mask.dtype != torch.bool:
+            lowest = torch.finfo(attention_mask.dtype).min
+            is_seen = torch.zeros(is_seen.shape, device=is_seen.device).masked_fill(~is_seen, lowest)
+        hidden = False if attention_mask.dtype == torch.bool else lowest
+        extended = F.pad(attention_mask, (0, is_seen.shape[-1]), value=hidden)
+        rows = torch.cat(
+            [
+                attention_mask[:, :, -1:].expand(-1, -1, is_seen.shape[-1], -1),
+                is_seen.to(attention_mask.dtype)[:, None].expand(*attention_mask.shape[:2], -1, -1),
+            ],
+            dim=-1,
+        )
+        return torch.cat([extended, rows], dim=2)
+
+    def _pool(self, hidden_states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        """(batch, keys, hidden) -> (batch, hidden)."""
         if self.config.pool_type in ("cls", "last"):
             return hidden_states[:, -1]
-        if self.config.pool_type == "argmax":
+        if self.config.pool_type == "first":
+            if attention_mask is None:
+                return hidden_states[:, 0]
+            index = num_left_padding(attention_mask)[:, 0]
+        elif input_ids is None:
+            raise ValueError(f"inputs_embeds has no ids, which pool_type={self.config.pool_type!r} looks for.")
+        elif self.config.pool_type == "argmax":
             index = input_ids.argmax(dim=-1)
-        elif self.config.pool_type == "eos":
+        else:
             eos_token_id = torch.as_tensor(self.config.eos_token_id, device=input_ids.device)
             index = torch.isin(input_ids, eos_token_id).int().argmax(dim=-1)
-        elif attention_mask is not None:
-            index = _num_left_padding(attention_mask)[:, 0]
-        else:
-            return hidden_states[:, 0]
-        return hidden_states[torch.arange(len(index), device=index.device), index]
+        return hidden_states[torch.arange(index.shape[0], device=index.device), index]
 
-    def _embed_with_suffix(
-        self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor
-    ) -> tuple[Tensor, Any]:
-        """
-        The text followed by what its vector needs: padding, [CLS].
+    def _check_length(self, position_ids: Tensor, longest: int | Tensor) -> None:
+        """Refuses positions beyond the context. It reads them only where a text could be too long."""
+        context = self.config.max_position_embeddings
+        if isinstance(longest, int) and longest > context and int(position_ids.max()) >= context:
+            raise ValueError(
+                f"The text has {int(position_ids.max()) + 1} tokens, but the context is {context} long: truncate it, "
+                "as `processor(text=..., truncation=True)` does."
+            )
 
-        (batch, text) -> embeddings (batch, text + suffix, hidden), attention mask.
-        """
-        has_cls, context = self.config.pool_type == "cls", self.config.max_position_embeddings
-        num_padding = self._num_padding_to_append(input_ids.shape[1])
-        padding_positions = position_ids[:, -1:] + torch.arange(1, num_padding + 1, device=position_ids.device)
-        position_ids = torch.cat([position_ids, padding_positions.clamp(max=context - 1)], dim=1)
-        padded_ids = F.pad(input_ids, (0, num_padding), value=self.config.pad_token_id or 0)
-        inputs_embeds = self.embeddings(padded_ids, position_ids, append_cls=has_cls)
-        if has_cls:
-            key_mask = token_key_mask(input_ids, attention_mask, self.config.pad_token_id)
-            # A text that fills the context has no padding after it: then [CLS] stands there, and sees itself.
-            is_full = padding_positions >= context
-            key_mask = torch.cat([key_mask[:, :-1], key_mask[:, -1:] & ~is_full, key_mask[:, -1:] & is_full], dim=1)
-        elif attention_mask is not None:
-            # Padding on the right is seen, as by open_clip's towers without [CLS].
-            key_mask = torch.arange(padded_ids.shape[1], device=input_ids.device) >= _num_left_padding(attention_mask)
-        else:
-            key_mask = torch.ones_like(padded_ids, dtype=torch.bool)
-        return inputs_embeds, _key_masked_attention_mask(self.config, inputs_embeds, key_mask, None)
+    @capture_outputs(tie_last_hidden_states=False)
+    def _encode(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        key_mask: Tensor | None,
+        position_ids: Tensor,
+        cache: Cache | None,
+        is_whole: bool,
+        **kwargs: Any,
+    ) -> CoCaTextModelOutput:
+        """`forward` with all that it completes: a text that `is_whole` is pooled, one that a `cache` continues not."""
+        length, has_cls = position_ids.shape[1], is_whole and self.config.pool_type == "cls"
+        if is_whole:
+            num_padding = self._num_padding(length)
+            padding_positions = position_ids[:, -1:] + torch.arange(1, num_padding + 1, device=position_ids.device)
+            position_ids = torch.cat([position_ids, padding_positions], dim=1)
+            if attention_mask is not None and attention_mask.ndim == 4:
+                attention_mask = self._extend(attention_mask, position_ids)
+            else:
+                key_mask = self._key_mask(input_ids, attention_mask, position_ids, length)
+        hidden_states = self.embeddings(
+            input_ids,
+            position_ids.clamp(max=self.config.max_position_embeddings - 1),
+            inputs_embeds,
+            num_padding=position_ids.shape[1] - length,
+            append_cls=has_cls,
+        )
+        mask = self._attention_mask(hidden_states, attention_mask, key_mask, cache)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, mask, cache=cache, **kwargs)
+
+        if self.config.pool_type != "cls":
+            hidden_states = self.final_layer_norm(hidden_states)
+        pooled = None
+        if is_whole and self.config.pool_type == "none":
+            pooled = hidden_states[:, :length]
+        elif is_whole:
+            pooled = self._pool(hidden_states, input_ids, attention_mask)
+            pooled = self.final_layer_norm(pooled) if has_cls else pooled
+        return CoCaTextModelOutput(last_hidden_state=hidden_states[:, :length], pooler_output=pooled, cache=cache)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
-    @capture_outputs(tie_last_hidden_states=False)
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: Cache | None = None,
-        pool: bool = True,
+        inputs_embeds: Tensor | None = None,
         key_mask: Tensor | None = None,
+        use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
+    ) -> CoCaTextModelOutput:
         r"""
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, text)`): Token ids, padded on either side.
+            input_ids (`torch.LongTensor` of shape `(batch, text)`, *optional*): Token ids, padded on either side.
             attention_mask (`torch.Tensor` of shape `(batch, text)`, *optional*):
                 1 for tokens, 0 for padding, cached tokens included. Without it, ids equal to `pad_token_id` are
                 padding where the tower has a [CLS], as in open_clip.
             position_ids (`torch.LongTensor` of shape `(batch, text)`, *optional*):
                 Counted from each text's first token.
-            cache (`Cache`, *optional*): Receives keys and values; never those of [CLS].
-            pool (`bool`, defaults to `True`):
-                Whether to compute the text vector. `False` where only the token states are of interest, and where
-                `cache` already holds tokens.
+            cache (`Cache`, *optional*):
+                Receives keys and values, of the text alone. The text may go on behind it, so it has no vector yet.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, text, hidden)`, *optional*):
+                Token embeddings in place of `input_ids`, without positions.
             key_mask (`torch.BoolTensor` of shape `(batch, keys)`, *optional*):
-                With `pool=False`, which keys are seen, where that is not `attention_mask`: see [`token_key_mask`].
-
-        Returns:
-            `last_hidden_state` of shape `(batch, text, hidden)` without [CLS], and not normed where there is
-            a [CLS]; `pooler_output` of shape `(batch, hidden)`, or `None`.
+                With `cache`, which keys are seen, where that is not `attention_mask`: see [`token_key_mask`].
+            use_cache (`bool`, *optional*): Whether to return a new `cache` where none is given.
 
         Raises:
-            ValueError: The text is missing, or longer than the context.
+            ValueError: The text is missing, given twice, or longer than the context.
         """
-        if input_ids is None:
-            raise ValueError("input_ids is missing: pass token ids, as the processor prepares them.")
-        length, context = input_ids.shape[1], self.config.max_position_embeddings
-        if length > context:
-            raise ValueError(
-                f"input_ids holds {length} tokens, but the context is {context} long: truncate the text, as "
-                "`processor(text=..., truncation=True)` does."
-            )
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass the text as input_ids or as inputs_embeds, one of the two.")
+        text = input_ids if inputs_embeds is None else inputs_embeds
+        length, past_length = text.shape[1], 0 if cache is None else cache.get_seq_length()
         if position_ids is None:
-            past_length = cache.get_seq_length() if cache is not None else 0
-            position_ids = _text_position_ids(input_ids, attention_mask, past_length)
-        if pool:
-            hidden_states, mask = self._embed_with_suffix(input_ids, attention_mask, position_ids)
-        else:
-            hidden_states = self.embeddings(input_ids, position_ids)
-            if key_mask is None:
-                mask = create_causal_mask(
-                    config=self.config,
-                    inputs_embeds=hidden_states,
-                    attention_mask=attention_mask,
-                    cache=cache,
-                )
-            else:
-                mask = _key_masked_attention_mask(self.config, hidden_states, key_mask, cache)
+            position_ids = text_position_ids(length, attention_mask, past_length, text.device)
+        self._check_length(position_ids, past_length + length)
+        is_whole = cache is None
+        if use_cache and is_whole:
+            cache = DynamicCache()
+        outputs = self._encode(
+            input_ids,
+            inputs_embeds,
+            attention_mask,
+            key_mask,
+            position_ids,
+            cache,
+            is_whole,
+            return_dict=True,
+            **kwargs,
+        )
+        if is_whole:
+            self._cut_to_text(outputs, length)
+        return outputs
 
-        num_uncached = hidden_states.shape[1] - length
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, cache=cache, num_uncached=num_uncached, **kwargs)
+    def _cut_to_text(self, outputs: CoCaTextModelOutput, length: int) -> None:
+        """Takes padding and [CLS], which are inside the tower only, from what is returned."""
+        if outputs.hidden_states is not None:
+            outputs.hidden_states = tuple(states[:, :length] for states in outputs.hidden_states)
+        if outputs.attentions is not None:
+            outputs.attentions = tuple(weights[:, :, :length, :length] for weights in outputs.attentions)
+        if outputs.cache is not None and outputs.cache.get_seq_length() > length:
+            outputs.cache.crop(length - outputs.cache.get_seq_length())
 
-        token_states, pooled = hidden_states[:, :length], None
-        if self.config.pool_type != "cls":
-            hidden_states = self.final_layer_norm(hidden_states)
-            token_states = hidden_states[:, :length]
-            if pool:
-                pooled_states = token_states if self.config.pool_type == "none" else hidden_states
-                pooled = self._pool(pooled_states, input_ids, attention_mask)
-        elif pool:
-            pooled = self.final_layer_norm(self._pool(hidden_states, input_ids, attention_mask))
-        return BaseModelOutputWithPooling(last_hidden_state=token_states, pooler_output=pooled)
+
+class CoCaTextModelWithProjection(CoCaPreTrainedModel):
+    """The text tower and its projection into the space shared with images."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^(vision_model|decoder|lm_head|visual_projection)\.", r"^logit_"]
+    config: CoCaTextConfig
+    config_class = CoCaTextConfig
+    base_model_prefix = "text_model"
+    input_modalities = ("text",)
+
+    def __init__(self, config: CoCaTextConfig):
+        super().__init__(config)
+        self.text_model = CoCaTextModel._from_config(config)
+        self.text_projection = _text_projection(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CoCaTextModelOutput:
+        """Arguments as in [`CoCaTextModel`]; `text_embeds` is projected, not normalised."""
+        outputs = self.text_model(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
+        if outputs.pooler_output is not None:
+            outputs.text_embeds = self.text_projection(outputs.pooler_output)
+        return outputs
+
+
+def _text_projection(config: CoCaTextConfig) -> nn.Module:
+    if config.projection_type == "none":
+        return nn.Identity()
+    if config.projection_dim is None:
+        raise ValueError("projection_dim is missing from the text config: give the width of the shared space.")
+    return nn.Linear(config.hidden_size, config.projection_dim, bias=config.projection_type == "linear_bias")
 
 
 class CoCaMultimodalDecoder(CoCaPreTrainedModel):
@@ -1049,18 +1163,27 @@ class CoCaMultimodalDecoder(CoCaPreTrainedModel):
 
     def __init__(self, config: CoCaMultimodalConfig, first_layer_idx: int = 0):
         super().__init__(config)
+        self.first_layer_idx = first_layer_idx
+        self.first_image_layer_idx = first_layer_idx + config.num_hidden_layers
         self.layers = nn.ModuleList(
-            [CoCaMultimodalLayer(config, first_layer_idx + idx) for idx in range(config.num_hidden_layers)]
+            [
+                CoCaMultimodalLayer(config, first_layer_idx + idx, self.first_image_layer_idx + idx)
+                for idx in range(config.num_hidden_layers)
+            ]
         )
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    def project_image_tokens(self, image_tokens: Tensor) -> tuple[KeyValue, ...]:
-        """(images, image tokens, context size) -> each layer's keys and values."""
-        # Contiguous: each is read once a token, for whole captions.
-        return tuple(
-            (key.contiguous(), value.contiguous())
-            for key, value in (layer.project_image_tokens(image_tokens) for layer in self.layers)
+    def complete(self, cache: Cache) -> None:
+        """Adds the decoder's layers to a cache that has those of the text tower only."""
+        add_layers(cache, self.first_image_layer_idx, self.config.num_hidden_layers)
+
+    def knows_images(self, cache: Cache | None) -> bool:
+        """Whether the keys and values of image tokens are in `cache`."""
+        return (
+            cache is not None
+            and len(cache.layers) > self.first_image_layer_idx
+            and cache.layers[self.first_image_layer_idx].is_initialized
         )
 
     @capture_outputs
@@ -1068,30 +1191,35 @@ class CoCaMultimodalDecoder(CoCaPreTrainedModel):
         self,
         inputs_embeds: Tensor,
         image_tokens: Tensor | None = None,
-        key_values: tuple[KeyValue, ...] | None = None,
-        attention_mask: Any = None,
+        attention_mask: Tensor | None = None,
         cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         r"""
         Args:
             inputs_embeds (`torch.FloatTensor` of shape `(rows, text, hidden)`): Token states of the text tower.
-            image_tokens (`torch.FloatTensor` of shape `(images, image tokens, context size)`, *optional*):
-                The vision tower's; rows are a multiple of images, those of one image adjacent.
-            key_values (`tuple`, *optional*): What `project_image_tokens` made of them; then they are not needed.
-            attention_mask: Self-attention's mask in the form that the attention implementation takes.
-            cache (`Cache`, *optional*): Self-attention's keys and values.
+            image_tokens (`torch.FloatTensor` of shape `(images, image tokens, image_tokens_hidden_size)`, *optional*):
+                The vision tower's. Rows are a multiple of images, those of one image adjacent. Not needed where
+                `cache` knows them.
+            attention_mask (`torch.Tensor` of shape `(rows, text)`, *optional*):
+                1 for tokens, 0 for padding, cached tokens included; or a prepared mask of four dimensions.
+            cache (`Cache`, *optional*): Keys and values of the tokens so far and of the image tokens.
         """
+        if cache is not None:
+            self.complete(cache)
+        if self.knows_images(cache):
+            image_tokens = None
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            cache=cache,
+            # The text tower's layers have taken in the new tokens already.
+            layer_idx=self.first_layer_idx,
+        )
         hidden_states = inputs_embeds
-        for idx, layer in enumerate(self.layers):
-            hidden_states = layer(
-                hidden_states,
-                image_tokens,
-                key_values[idx] if key_values is not None else None,
-                attention_mask=attention_mask,
-                cache=cache,
-                **kwargs,
-            )
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, image_tokens, attention_mask=mask, cache=cache, **kwargs)
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.final_layer_norm(hidden_states), cache=cache
         )
@@ -1108,18 +1236,12 @@ class CoCaModel(CoCaPreTrainedModel):
         text_config, vision_config = config.text_config, config.vision_config
         self.vision_model = CoCaVisionModel._from_config(vision_config)
         self.text_model = CoCaTextModel._from_config(text_config)
-        self.visual_projection = nn.Linear(vision_config.vector_size, config.projection_dim, bias=False)
-        self.text_projection = (
-            nn.Identity()
-            if text_config.projection_type == "none"
-            else nn.Linear(
-                text_config.hidden_size, config.projection_dim, bias=text_config.projection_type == "linear_bias"
-            )
-        )
-        shape = (1,) if config.nonscalar_logit_scale else ()
-        self.logit_scale = nn.Parameter(torch.full(shape, float(config.logit_scale_init_value)))
+        self.visual_projection = nn.Linear(vision_config.pooled_hidden_size, config.projection_dim, bias=False)
+        self.text_projection = _text_projection(text_config)
+        # Not scalars, which FSDP cannot shard.
+        self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
         has_bias = config.logit_bias_init_value is not None
-        self.logit_bias = nn.Parameter(torch.full(shape, float(config.logit_bias_init_value))) if has_bias else None
+        self.logit_bias = nn.Parameter(torch.full((1,), float(config.logit_bias_init_value))) if has_bias else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -1128,14 +1250,19 @@ class CoCaModel(CoCaPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.text_model.set_input_embeddings(value)
 
+    @torch.no_grad()
+    def clamp_logit_scale(self, maximum: float = math.log(100)) -> None:
+        """Limits the logarithm of the similarity's scale, in place: after each training step, as open_clip does."""
+        self.logit_scale.clamp_(max=maximum)
+
     @can_return_tuple
     def get_text_features(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
+    ) -> CoCaTextModelOutput:
         r"""
         Text features: arguments as in [`CoCaTextModel`]'s `forward`.
 
@@ -1144,7 +1271,8 @@ class CoCaModel(CoCaPreTrainedModel):
             shared with images, not normalised.
         """
         outputs = self.text_model(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
-        outputs.pooler_output = self.text_projection(outputs.pooler_output)
+        if outputs.pooler_output is not None:
+            outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
     @can_return_tuple
@@ -1167,10 +1295,15 @@ class CoCaModel(CoCaPreTrainedModel):
 
     def similarity(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
         """(images, dim), (texts, dim), both L2-normalised -> scaled similarities (images, texts)."""
-        logits = (
-            self.logit_scale.exp().to(image_embeds.device) * image_embeds @ text_embeds.t().to(image_embeds.device)
-        )
-        return logits if self.logit_bias is None else logits + self.logit_bias.to(logits.device)
+        device = image_embeds.device
+        logits = self.logit_scale.exp().to(device) * image_embeds @ text_embeds.t().to(device)
+        return logits if self.logit_bias is None else logits + self.logit_bias.to(device)
+
+    def _loss(self, image_embeds: Tensor | None, text_embeds: Tensor | None, group: Any) -> Tensor:
+        if image_embeds is None or text_embeds is None or image_embeds.ndim != 2 or text_embeds.ndim != 2:
+            raise ValueError("The contrastive loss needs images and texts, and pooled vectors of both.")
+        _check_rows(text_embeds.shape[0], image_embeds.shape[0])
+        return contrastive_loss(image_embeds, text_embeds, self.logit_scale.exp(), self.logit_bias, group)
 
     @can_return_tuple
     def forward(
@@ -1181,6 +1314,9 @@ class CoCaModel(CoCaPreTrainedModel):
         position_ids: Tensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
+        inputs_embeds: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        loss_group: Any = "data-parallel",
         **kwargs: Unpack[TransformersKwargs],
     ) -> CoCaOutput:
         r"""
@@ -1192,11 +1328,20 @@ class CoCaModel(CoCaPreTrainedModel):
                 Normalised images.
             attention_mask (`torch.Tensor` of shape `(texts, text)`, *optional*): 1 for tokens, 0 for padding.
             position_ids (`torch.LongTensor` of shape `(texts, text)`, *optional*): See [`CoCaTextModel`].
-            return_loss (`bool`, *optional*): Whether to compute the contrastive loss; text i belongs to image i.
+            return_loss (`bool`, *optional*):
+                Whether to compute the contrastive loss. Texts are as many as images, or a multiple, those of an image
+                adjacent; see [`contrastive_loss`].
             interpolate_pos_encoding (`bool`, defaults to `False`): See [`CoCaVisionModel`].
+            inputs_embeds (`torch.FloatTensor` of shape `(texts, text, hidden)`, *optional*): See [`CoCaTextModel`].
+            image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`, *optional*):
+                L2-normalised vectors of images that are known already, in place of `pixel_values`.
+            loss_group (`torch.distributed.ProcessGroup`, *optional*):
+                Processes whose batches the loss joins into one, `None` for none. By default those that hold other
+                parts of the batch, in training.
+            kwargs: `cache`, `key_mask` and `use_cache` of [`CoCaTextModel`], and what both towers take.
 
         Raises:
-            ValueError: Both images and texts are missing; or the loss is asked for and their numbers differ.
+            ValueError: Both images and texts are missing; or the loss is asked for and cannot be computed of them.
 
         Example:
 
@@ -1212,25 +1357,34 @@ class CoCaModel(CoCaPreTrainedModel):
         >>> model(**inputs).logits_per_image.shape
         torch.Size([1, 2])
         ```"""
-        if input_ids is None and pixel_values is None:
+        has_text = input_ids is not None or inputs_embeds is not None
+        if not has_text and pixel_values is None:
             raise ValueError("Both input_ids and pixel_values are missing: pass texts, images, or both.")
-        vision_outputs = text_outputs = image_embeds = text_embeds = None
+        text_only = {name: kwargs.pop(name) for name in ("cache", "key_mask", "use_cache") if name in kwargs}
+        vision_outputs = text_outputs = text_embeds = logits_per_image = None
         if pixel_values is not None:
-            vision_outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, **kwargs)
+            vision_outputs = self.get_image_features(
+                pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs
+            )
             image_embeds = F.normalize(vision_outputs.pooler_output, dim=-1)
-        if input_ids is not None:
-            text_outputs = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
-            text_embeds = F.normalize(text_outputs.pooler_output, dim=-1)
-
-        logits_per_image = loss = None
+        if has_text:
+            text_outputs = self.get_text_features(
+                input_ids,
+                attention_mask,
+                position_ids,
+                inputs_embeds=inputs_embeds,
+                return_dict=True,
+                **text_only,
+                **kwargs,
+            )
+            if text_outputs.pooler_output is not None:
+                text_embeds = F.normalize(text_outputs.pooler_output, dim=-1)
         if image_embeds is not None and text_embeds is not None and image_embeds.ndim == text_embeds.ndim == 2:
             logits_per_image = self.similarity(image_embeds, text_embeds)
+        loss = None
         if return_loss:
-            if logits_per_image is None or len(image_embeds) != len(text_embeds):
-                raise ValueError("return_loss=True needs as many texts as images, and pooled vectors of both.")
-            loss = image_text_contrastive_loss(
-                image_embeds, text_embeds, self.logit_scale.exp(), self._data_parallel_group()
-            )
+            group = self._data_parallel_group() if loss_group == "data-parallel" else loss_group
+            loss = self._loss(image_embeds, text_embeds, group)
         return CoCaOutput(
             loss=loss,
             logits_per_image=logits_per_image,
@@ -1242,10 +1396,16 @@ class CoCaModel(CoCaPreTrainedModel):
         )
 
 
+def _check_rows(num_rows: int, num_images: int) -> None:
+    if num_rows % num_images:
+        raise ValueError(f"There are {num_rows} texts for {num_images} images: give each image as many.")
+
+
 class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
     """The towers and the multimodal decoder: captioning, and all that [`CoCaModel`] does, in one pass."""
 
     main_input_name = "pixel_values"
+    gradient_checkpointing = False
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
@@ -1275,9 +1435,13 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         """See [`CoCaModel`]."""
         return self.model.get_image_features(*args, **kwargs)
 
-    def get_text_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def get_text_features(self, *args: Any, **kwargs: Any) -> CoCaTextModelOutput:
         """See [`CoCaModel`]."""
         return self.model.get_text_features(*args, **kwargs)
+
+    def clamp_logit_scale(self, maximum: float = math.log(100)) -> None:
+        """See [`CoCaModel`]."""
+        self.model.clamp_logit_scale(maximum)
 
     def encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> CoCaEncodedImages:
         r"""
@@ -1288,96 +1452,46 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`): Normalised images.
             interpolate_pos_encoding (`bool`, defaults to `False`): See [`CoCaVisionModel`].
         """
-        outputs = self.model.get_image_features(pixel_values, interpolate_pos_encoding)
-        return CoCaEncodedImages(
-            image_embeds=F.normalize(outputs.pooler_output, dim=-1),
-            key_values=self.decoder.project_image_tokens(outputs.image_tokens),
-        )
+        # By the model's own call, whose hooks bring in weights that are sharded or offloaded.
+        outputs = self(pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True)
+        return CoCaEncodedImages(image_embeds=outputs.image_embeds, image_tokens=outputs.image_outputs.image_tokens)
 
-    def _prepare_cache(self, cache: Cache | None, use_cache: bool) -> Cache | None:
-        """The cache of both stacks: the text tower's layers, then the decoder's."""
-        if not use_cache:
-            return None
-        if cache is None:
-            return DynamicCache()
-        # Caches made from the config have the text tower's layers only.
-        num_layers = self.config.text_config.num_hidden_layers + self.config.multimodal_config.num_hidden_layers
-        if cache.layer_class_to_replicate is None:
-            missing = num_layers - len(cache.layers)
-            cache.layers.extend(copy.deepcopy(cache.layers[0]) for _ in range(missing))
-        return cache
+    def score(
+        self, hidden_states: Tensor, labels: Tensor | None, logits_to_keep: int | Tensor = 0, **kwargs: Any
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """
+        Scores of each next token and, with `labels`, their cross-entropy.
 
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        cache: Cache | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """The library's inputs of one step, and the keys that the text tower sees where ids hide some of them."""
-        model_inputs = super().prepare_inputs_for_generation(
-            input_ids, attention_mask=attention_mask, cache=cache, **kwargs
-        )
-        config = self.config.text_config
-        covers_cache = attention_mask is None or attention_mask.shape[-1] == input_ids.shape[1]
-        if cache is not None and config.pool_type == "cls" and covers_cache:
-            is_hiding = input_ids == config.pad_token_id
-            if attention_mask is not None:
-                is_hiding = is_hiding & attention_mask.bool()
-            if is_hiding.any():
-                key_mask = token_key_mask(input_ids, attention_mask, config.pad_token_id)
-                model_inputs["text_key_mask"] = key_mask[:, :-1]
-        return model_inputs
+        (rows, text, hidden), (rows, text) -> logits (rows, text, vocabulary), loss ().
+        """
+        logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+        if labels is None and kwargs.get("shift_labels") is None:
+            return logits, None
+        vocab_size = self.config.text_config.vocab_size
+        return logits, self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
 
-    def _caption_loss(self, logits: Tensor, labels: Tensor | None, **kwargs: Any) -> Tensor:
-        return self.loss_function(
-            logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
-        )
-
-    def _chunked_caption_loss(
-        self, hidden_states: Tensor, next_tokens: Tensor, num_items_in_batch: Tensor | int | None
+    def _weigh(
+        self, contrastive_loss: Tensor, labels: Tensor | None, shift_labels: Tensor | None, num_items: Any
     ) -> Tensor:
-        """
-        `_caption_loss` without all logits at once, in chunks of the positions that count.
+        """Trainer adds up the losses of accumulated batches. Each counts by its share of their tokens, `num_items`."""
+        if num_items is None:
+            return contrastive_loss
+        predicted = labels[:, 1:] if shift_labels is None else shift_labels
+        return contrastive_loss * ((predicted != -100).sum() / num_items).to(contrastive_loss.device)
 
-        (rows, text, hidden), (rows, text) with -100 where nothing is to be predicted -> ().
-        """
-        counted = (next_tokens != -100).flatten().nonzero()[:, 0]
-        states, labels = hidden_states.flatten(0, 1)[counted], next_tokens.flatten()[counted]
-        num_items = len(counted) if num_items_in_batch is None else num_items_in_batch
-        size = max(MIN_LOGITS_AT_ONCE // self.config.text_config.vocab_size, -(-len(counted) // MAX_LOGITS_CHUNKS), 1)
+    def _text_of_labels(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and attention mask, both (rows, text), of labels that come without."""
+        is_token = labels != -100
+        return labels.masked_fill(~is_token, self.config.text_config.pad_token_id or 0), is_token.long()
 
-        def chunk_loss(logits: Tensor, labels: Tensor) -> Tensor:
-            return self._caption_loss(logits, None, shift_labels=labels, num_items_in_batch=num_items)
-
-        device = states.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.lm_head.weight.dtype
-        # In float16, gradients would vanish before a scaled loss could save them.
-        if torch.is_grad_enabled() and dtype != torch.float16 and _is_plain_linear(self.lm_head):
-            with torch.autocast(device, enabled=False):
-                return _ChunkedLoss.apply(states, self.lm_head.weight, labels, size, dtype, chunk_loss)
-
-        def checkpointed_loss(states: Tensor, labels: Tensor) -> Tensor:
-            return checkpoint(lambda: chunk_loss(self.lm_head(states), labels), use_reentrant=False)
-
-        return sum(map(checkpointed_loss, states.split(size), labels.split(size)))
-
-    def _contrastive_loss(
-        self,
-        image_embeds: Tensor,
-        text_embeds: Tensor | None,
-        num_items_in_batch: Tensor | int | None,
-        num_items: Tensor,
-    ) -> Tensor | None:
-        if text_embeds is None or text_embeds.ndim != 2 or image_embeds.shape != text_embeds.shape:
-            return None
-        loss = image_text_contrastive_loss(
-            image_embeds, text_embeds, self.model.logit_scale.exp(), self._data_parallel_group()
-        )
-        # Trainer adds up the losses of accumulated batches: each counts by its share of their tokens.
-        return loss if num_items_in_batch is None else loss * num_items / num_items_in_batch
+    def _check_images(self, pixel_values: Tensor | None, encoded_images: Any, cache: Cache | None) -> None:
+        if pixel_values is not None and encoded_images is not None:
+            raise ValueError("Pass the images as pixel_values or as encoded_images, not both.")
+        if pixel_values is None and encoded_images is None and not self.decoder.knows_images(cache):
+            raise ValueError("Images are missing: pass pixel_values, as the processor prepares them.")
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    @merge_with_config_defaults
     @can_return_tuple
     def forward(
         self,
@@ -1386,47 +1500,47 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         encoded_images: CoCaEncodedImages | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         interpolate_pos_encoding: bool = False,
         text_key_mask: Tensor | None = None,
-        skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CoCaForCaptioningOutput:
         r"""
-        Scores each next token of texts about images, and embeds both.
+        Scores each next token of texts about images, and embeds both. Without text it embeds the images alone.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`, *optional*):
                 Normalised images.
-            input_ids (`torch.LongTensor` of shape `(rows, text)`):
+            input_ids (`torch.LongTensor` of shape `(rows, text)`, *optional*):
                 Token ids, padded on either side; as many rows as images, or a multiple, those of an image adjacent.
+                With `labels` alone, the text is that of the labels.
             attention_mask (`torch.Tensor` of shape `(rows, text)`, *optional*):
-                1 for tokens, 0 for padding, cached tokens included.
+                1 for tokens, 0 for padding, cached tokens included; or a prepared mask of four dimensions.
             position_ids (`torch.LongTensor` of shape `(rows, text)`, *optional*):
                 Counted from each text's first token.
             cache (`Cache`, *optional*):
-                Keys and values of the tokens before `input_ids`, in both text stacks.
+                Keys and values of the tokens before `input_ids` in both text stacks, and of the image tokens, which
+                are then not needed.
+            inputs_embeds (`torch.FloatTensor` of shape `(rows, text, hidden)`, *optional*):
+                Token embeddings in place of `input_ids`, without positions.
             labels (`torch.LongTensor` of shape `(rows, text)`, *optional*):
                 The same tokens as `input_ids`, which are shifted inside; -100 is ignored.
             encoded_images (`CoCaEncodedImages`, *optional*): What `encode_images` made of images, in place of them.
-            use_cache (`bool`, *optional*):
-                Whether to return `cache`; by default, unless in training or `labels` are given.
+            use_cache (`bool`, *optional*): Whether to return a `cache`; by default as the config says.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
                 Compute logits for the last so many positions only, or for these indices; 0 for all.
             interpolate_pos_encoding (`bool`, defaults to `False`): See [`CoCaVisionModel`].
             text_key_mask (`torch.BoolTensor` of shape `(rows, keys)`, *optional*):
                 With `cache`, which keys the text tower sees, where that is not `attention_mask`: see
                 [`token_key_mask`]. `generate` passes it.
-            skip_logits (`bool`, defaults to `False`):
-                With `labels`, compute the loss without returning `logits`, of which no more than a small part then
-                exists at a time: the same loss and gradients in less memory. The loss then has one backward pass.
 
         Raises:
-            ValueError: Images or text are missing, rows are no multiple of images, the text exceeds the context, or
-                `skip_logits` comes without `labels`.
+            ValueError: Images are missing, rows are no multiple of images, the text exceeds the context, or a training
+                loop took the labels away.
 
         Example:
 
@@ -1442,93 +1556,95 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         >>> outputs.logits.shape[:2] == inputs["input_ids"].shape
         True
         ```"""
-        if input_ids is None:
-            raise ValueError("input_ids is missing: pass the text to score, or call generate() for a caption.")
-        if (pixel_values is None) == (encoded_images is None):
-            raise ValueError("Pass either pixel_values or encoded_images, one of the two.")
         has_labels = labels is not None or kwargs.get("shift_labels") is not None
-        if skip_logits and not has_labels:
-            raise ValueError("skip_logits=True computes the loss alone: pass labels.")
-        if use_cache is None:
-            use_cache = cache is not None or not (self.training or has_labels)
-        # A text's vector needs the whole text.
-        pool = cache is None
-        cache = self._prepare_cache(cache, use_cache)
-
-        vision_outputs = image_tokens = key_values = None
-        if encoded_images is None:
-            vision_outputs = self.model.get_image_features(pixel_values, interpolate_pos_encoding, **kwargs)
-            image_embeds = F.normalize(vision_outputs.pooler_output, dim=-1)
-            image_tokens, num_images = vision_outputs.image_tokens, len(pixel_values)
-        else:
-            image_embeds, key_values = encoded_images.image_embeds, encoded_images.key_values
-            num_images = len(image_embeds)
-        if len(input_ids) % num_images:
-            raise ValueError(f"input_ids has {len(input_ids)} rows for {num_images} images: give each image as many.")
-
-        # Before the text tower writes to the cache, whose length the mask is made for.
-        decoder_mask = create_causal_mask(
-            config=self.config.multimodal_config,
-            inputs_embeds=torch.empty((*input_ids.shape, 0), dtype=image_embeds.dtype, device=input_ids.device),
+        if kwargs.get("num_items_in_batch") is not None and not has_labels:
+            raise ValueError(
+                "labels are missing in training. Trainer takes them away for label_smoothing_factor and "
+                "compute_loss_func, which know nothing of CoCa's two losses: leave these out, or pass shift_labels."
+            )
+        self._check_images(pixel_values, encoded_images, cache)
+        if input_ids is None and inputs_embeds is None and labels is not None:
+            input_ids, attention_mask = self._text_of_labels(labels)
+        has_text = input_ids is not None or inputs_embeds is not None
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
             attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            image_embeds=None if encoded_images is None else encoded_images.image_embeds,
+            # A text that a cache continues has no vector.
+            return_loss=has_labels and cache is None,
+            loss_group=self._data_parallel_group(),
+            interpolate_pos_encoding=interpolate_pos_encoding,
             cache=cache,
-        )
-        text_outputs = self.model.text_model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            cache=cache,
-            pool=pool,
             key_mask=text_key_mask,
+            use_cache=use_cache,
             return_dict=True,
             **kwargs,
         )
-        text_embeds = None
-        if pool:
-            text_outputs.pooler_output = self.model.text_projection(text_outputs.pooler_output)
-            text_embeds = F.normalize(text_outputs.pooler_output, dim=-1)
-
+        image_outputs, text_outputs = outputs.vision_model_output, outputs.text_model_output
+        if not has_text:
+            return CoCaForCaptioningOutput(image_embeds=outputs.image_embeds, image_outputs=image_outputs)
+        images = image_outputs if encoded_images is None else encoded_images
         decoder_outputs = self.decoder(
             text_outputs.last_hidden_state,
-            image_tokens,
-            key_values,
-            attention_mask=decoder_mask,
-            cache=cache,
+            None if images is None else images.image_tokens,
+            attention_mask=attention_mask,
+            cache=text_outputs.cache,
             return_dict=True,
             **kwargs,
         )
-        hidden_states = decoder_outputs.last_hidden_state
-        logits = loss = caption_loss = contrastive_loss = None
-        if not skip_logits:
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden_states[:, kept])
-        if has_labels:
-            next_tokens = kwargs.get("shift_labels")
-            next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100) if next_tokens is None else next_tokens
-            num_items_in_batch = kwargs.get("num_items_in_batch")
-            if skip_logits:
-                caption_loss = self._chunked_caption_loss(hidden_states, next_tokens, num_items_in_batch)
-            else:
-                caption_loss = self._caption_loss(logits, labels, **kwargs)
-            num_items = (next_tokens != -100).sum()
-            contrastive_loss = self._contrastive_loss(image_embeds, text_embeds, num_items_in_batch, num_items)
+        logits, caption_loss = self.score(decoder_outputs.last_hidden_state, labels, logits_to_keep, **kwargs)
+        loss, contrastive_loss = caption_loss, outputs.loss
+        if caption_loss is not None:
             loss = self.config.caption_loss_weight * caption_loss
-            if contrastive_loss is not None:
-                loss = loss + self.config.contrastive_loss_weight * contrastive_loss
+        if contrastive_loss is not None:
+            contrastive_loss = self._weigh(
+                contrastive_loss, labels, kwargs.get("shift_labels"), kwargs.get("num_items_in_batch")
+            )
+            loss = loss + self.config.contrastive_loss_weight * contrastive_loss.to(loss.device)
         return CoCaForCaptioningOutput(
             loss=loss,
             caption_loss=caption_loss,
             contrastive_loss=contrastive_loss,
             logits=logits,
-            image_embeds=image_embeds,
-            text_embeds=text_embeds,
-            cache=cache,
+            image_embeds=outputs.image_embeds,
+            text_embeds=outputs.text_embeds,
+            logits_per_image=outputs.logits_per_image,
+            cache=decoder_outputs.cache,
             hidden_states=decoder_outputs.hidden_states,
             attentions=decoder_outputs.attentions,
             cross_attentions=decoder_outputs.cross_attentions,
             text_model_output=text_outputs,
-            image_outputs=vision_outputs,
+            image_outputs=image_outputs,
         )
+
+
+class _AsVector(ConversionOps):
+    """Gives a scalar of a checkpoint the shape (1,)."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, Any]:
+        ((_, tensors),) = input_dict.items()
+        tensor = tensors[0] if isinstance(tensors, list) else tensors
+        return {target_patterns[0]: tensor.reshape(1) if tensor.ndim == 0 else tensor}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return self
+
+
+# How checkpoints load: towers from the folder of a whole model, and scale and bias where they were scalars.
+for _name, _conversion in {
+    "CoCaVisionModel": [PrefixChange(prefix_to_remove="model"), PrefixChange(prefix_to_remove="vision_model")],
+    "CoCaVisionModelWithProjection": [PrefixChange(prefix_to_remove="model")],
+    "CoCaTextModel": [PrefixChange(prefix_to_remove="model"), PrefixChange(prefix_to_remove="text_model")],
+    "CoCaTextModelWithProjection": [PrefixChange(prefix_to_remove="model")],
+    "CoCaModel": [WeightConverter(name, name, operations=[_AsVector()]) for name in ("logit_scale", "logit_bias")],
+}.items():
+    register_checkpoint_conversion_mapping(_name, _conversion, overwrite=True)
 
 
 __all__ = [
@@ -1540,6 +1656,9 @@ __all__ = [
     "CoCaOutput",
     "CoCaPreTrainedModel",
     "CoCaTextModel",
+    "CoCaTextModelOutput",
+    "CoCaTextModelWithProjection",
     "CoCaVisionModel",
     "CoCaVisionModelOutput",
+    "CoCaVisionModelWithProjection",
 ]

@@ -6,6 +6,7 @@ A checkpoint travels with all of the model's files. transformers copies those th
 finds by lines like the following, so every file names this one and this one names all the others: whichever class is
 saved or loaded, the folder is complete, and is so again when it is saved from code that came out of a folder.
 
+    from .diverse_beam_search_coca import diverse_beam_search
     from .generation_coca import CoCaGenerationMixin
     from .image_processing_coca import CoCaImageProcessor
     from .modeling_coca import CoCaForCaptioning, CoCaModel
@@ -168,6 +169,7 @@ class CoCaVisionConfig(_CoCaTowerConfig):
     num_pooler_attention_heads: int = 8
     pool_type: Literal["cls", "mean", "none"] = "cls"
     final_norm_after_pool: bool = False
+    projection_dim: int | None = None
     initializer_range: float = 0.02
 
     def validate_architecture(self) -> None:
@@ -226,14 +228,14 @@ class CoCaVisionConfig(_CoCaTowerConfig):
         return height // patch_height, width // patch_width
 
     @property
-    def output_size(self) -> int:
+    def image_tokens_hidden_size(self) -> int:
         """Width of the image tokens that the decoder attends to."""
         return self.hidden_size if self.attentional_pooling == "none" else self.pooler_hidden_size
 
     @property
-    def vector_size(self) -> int:
+    def pooled_hidden_size(self) -> int:
         """Width of the pooled vector before its projection."""
-        return self.contrastive_pooler_hidden_size or self.output_size
+        return self.contrastive_pooler_hidden_size or self.image_tokens_hidden_size
 
 
 @strict
@@ -292,6 +294,7 @@ class CoCaTextConfig(_CoCaTowerConfig):
     pad_token_id: int | None = 0
     bos_token_id: int | None = 49406
     eos_token_id: int | list[int] | None = 49407
+    projection_dim: int | None = None
     initializer_range: float = 0.02
 
     def validate_architecture(self) -> None:
@@ -420,6 +423,7 @@ class CoCaConfig(PreTrainedConfig):
     nonscalar_logit_scale: bool = False
     caption_loss_weight: int | float = 2.0
     contrastive_loss_weight: int | float = 1.0
+    use_cache: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.vision_config is None or isinstance(self.vision_config, dict):
@@ -429,7 +433,9 @@ class CoCaConfig(PreTrainedConfig):
         if self.multimodal_config is None or isinstance(self.multimodal_config, dict):
             self.multimodal_config = CoCaMultimodalConfig(**(self.multimodal_config or {}))
         if self.multimodal_config.cross_attention_hidden_size is None:
-            self.multimodal_config.cross_attention_hidden_size = self.vision_config.output_size
+            self.multimodal_config.cross_attention_hidden_size = self.vision_config.image_tokens_hidden_size
+        for tower in (self.vision_config, self.text_config):
+            tower.projection_dim = self.projection_dim
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -488,10 +494,10 @@ class CoCaConfig(PreTrainedConfig):
                 f"multimodal_config.hidden_size={multimodal.hidden_size} must equal "
                 f"text_config.hidden_size={text.hidden_size}: the decoder continues the text tower's states."
             )
-        if multimodal.cross_attention_hidden_size != vision.output_size:
+        if multimodal.cross_attention_hidden_size != vision.image_tokens_hidden_size:
             raise ValueError(
                 f"multimodal_config.cross_attention_hidden_size={multimodal.cross_attention_hidden_size} must equal "
-                f"{vision.output_size}, the width of the image tokens that vision_config gives: leave it out."
+                f"{vision.image_tokens_hidden_size}, the width of the image tokens that vision_config gives: leave it out."
             )
 
 
