@@ -149,10 +149,11 @@ def image_text_contrastive_loss(
 class CoCaVisionModelOutput(BaseModelOutputWithPooling):
     r"""
     last_hidden_state (`torch.FloatTensor` of shape `(batch, 1 + patches, hidden)`): The encoder's output.
-    pooler_output (`torch.FloatTensor` of shape `(batch, vector_size)`):
+    pooler_output (`torch.FloatTensor` of shape `(batch, pooled_hidden_size)`):
         The contrastive vector before its projection, or the projected one where it comes from
-        `CoCaModel.get_image_features`; `(batch, tokens, vector_size)` with `pool_type="none"`.
-    image_tokens (`torch.FloatTensor` of shape `(batch, image tokens, output_size)`): What the decoder attends to.
+        `CoCaModel.get_image_features`; `(batch, tokens, pooled_hidden_size)` with `pool_type="none"`.
+    image_tokens (`torch.FloatTensor` of shape `(batch, image tokens, image_tokens_hidden_size)`):
+        What the decoder attends to.
     cross_attentions (`tuple[torch.FloatTensor]`, *optional*):
         The poolers' attention weights, each of shape `(batch, heads, queries, 1 + patches)`.
     """
@@ -774,18 +775,20 @@ class CoCaVisionModel(CoCaPreTrainedModel):
             else None
         )
         self.contrastive_pooler = (
-            CoCaAttentionPooler(config, 1, config.vector_size)
+            CoCaAttentionPooler(config, 1, config.pooled_hidden_size)
             if pooling in ("parallel", "cascade", "separate")
             else None
         )
         # Before two poolers, behind one.
         self.post_layernorm = nn.LayerNorm(
-            config.output_size if pooling == "single" else config.hidden_size, eps=config.layer_norm_eps
+            config.image_tokens_hidden_size if pooling == "single" else config.hidden_size, eps=config.layer_norm_eps
         )
         has_norms = pooling == "separate"
-        self.pooler_norm = nn.LayerNorm(config.output_size, eps=config.layer_norm_eps) if has_norms else nn.Identity()
+        self.pooler_norm = (
+            nn.LayerNorm(config.image_tokens_hidden_size, eps=config.layer_norm_eps) if has_norms else nn.Identity()
+        )
         self.contrastive_pooler_norm = (
-            nn.LayerNorm(config.vector_size, eps=config.layer_norm_eps) if has_norms else nn.Identity()
+            nn.LayerNorm(config.pooled_hidden_size, eps=config.layer_norm_eps) if has_norms else nn.Identity()
         )
         self.post_init()
 
@@ -1108,7 +1111,7 @@ class CoCaModel(CoCaPreTrainedModel):
         text_config, vision_config = config.text_config, config.vision_config
         self.vision_model = CoCaVisionModel._from_config(vision_config)
         self.text_model = CoCaTextModel._from_config(text_config)
-        self.visual_projection = nn.Linear(vision_config.vector_size, config.projection_dim, bias=False)
+        self.visual_projection = nn.Linear(vision_config.pooled_hidden_size, config.projection_dim, bias=False)
         self.text_projection = (
             nn.Identity()
             if text_config.projection_type == "none"
