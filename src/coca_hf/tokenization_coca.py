@@ -1,12 +1,12 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""CoCa's tokenizer: open_clip's text cleaning and byte-pair encoding on the `tokenizers` backend.
+"""CoCa's tokenizer: open_clip's text cleaning and byte-pair encoding on the `tokenizers` backend."""
 
-Naming the configuration here keeps the files of a saved model together (see there):
+# This comes first: it refuses an older transformers in words. It also leads the Hub's loader to the other files.
+from .configuration_coca import CoCaConfig  # noqa: F401
 
-    from .configuration_coca import CoCaConfig
-"""
 
+# isort: split
 import gzip
 import html
 import json
