@@ -208,7 +208,6 @@ class CoCaVisionConfig(_CoCaProjectedTowerConfig):
     final_norm_after_pool: bool = False
     projection_dim: int | None = None
     initializer_range: float = 0.02
-    projection_dim: int | None = None
 
     def validate_architecture(self) -> None:
         super().validate_architecture()
@@ -338,7 +337,6 @@ class CoCaTextConfig(_CoCaProjectedTowerConfig):
     eos_token_id: int | list[int] | None = 49407
     projection_dim: int | None = None
     initializer_range: float = 0.02
-    projection_dim: int | None = None
 
     def validate_architecture(self) -> None:
         super().validate_architecture()

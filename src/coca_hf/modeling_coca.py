@@ -1237,15 +1237,9 @@ class CoCaModel(CoCaPreTrainedModel):
         self.vision_model = CoCaVisionModel._from_config(vision_config)
         self.text_model = CoCaTextModel._from_config(text_config)
         self.visual_projection = nn.Linear(vision_config.pooled_hidden_size, config.projection_dim, bias=False)
-        self.text_projection = (
-            nn.Identity()
-            if text_config.projection_type == "none"
-            else nn.Linear(
-                text_config.hidden_size, config.projection_dim, bias=text_config.projection_type == "linear_bias"
-            )
-        )
-        shape = (1,) if config.nonscalar_logit_scale else ()
-        self.logit_scale = nn.Parameter(torch.full(shape, float(config.logit_scale_init_value)))
+        self.text_projection = _text_projection(text_config)
+        # Not scalars, which FSDP cannot shard.
+        self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
         has_bias = config.logit_bias_init_value is not None
         self.logit_bias = nn.Parameter(torch.full((1,), float(config.logit_bias_init_value))) if has_bias else None
         self.post_init()
