@@ -9,12 +9,14 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import ftfy
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers_tests.test_tokenization_common import TokenizerTesterMixin
+from transformers_tests.test_tokenizers_backend_mixin import TokenizersBackendTesterMixin
 
 from coca_hf import tokenization_coca
 from coca_hf.tokenization_coca import CoCaTokenizer, clean_text, vocabulary_from_merges
@@ -240,9 +242,20 @@ def test_training_is_reproducible():
     assert len({tokenizer.backend_tokenizer.to_str() for tokenizer in trained}) == 1
 
 
-def test_a_vocabulary_too_small_for_all_bytes_is_refused():
-    with pytest.raises(ValueError, match="vocab_size=400 is too small: bytes and special tokens alone are 514"):
-        CoCaTokenizer().train_new_from_iterator(SCENES, vocab_size=400)
+def test_bytes_and_special_tokens_are_never_left_out_of_a_trained_vocabulary():
+    tokenizer = CoCaTokenizer().train_new_from_iterator(SCENES, vocab_size=100)
+    assert len(tokenizer) == 514
+    assert tokenizer.decode(tokenizer("a red cube").input_ids, skip_special_tokens=True) == "a red cube"
+
+
+def test_a_trained_vocabulary_takes_new_names_and_keeps_to_its_size():
+    names = {"<start_of_text>": "<s>", "!": "<pad>"}
+    tokenizer = CoCaTokenizer().train_new_from_iterator(
+        SCENES, vocab_size=530, special_tokens_map=names, new_special_tokens=["<region>"]
+    )
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "<end_of_text>", "<pad>")
+    assert len(tokenizer) == 530
+    assert "<region>" in tokenizer.all_special_tokens
 
 
 def test_a_pad_token_of_its_own_is_special():
@@ -252,19 +265,44 @@ def test_a_pad_token_of_its_own_is_special():
     assert tokenizer.decode(batch.input_ids[0], skip_special_tokens=True) == "a"
 
 
-def test_without_ftfy_texts_are_composed_and_one_warning_names_the_difference(tokenizer, monkeypatch, caplog):
+@pytest.fixture
+def warnings_without_ftfy(monkeypatch, caplog):
+    """Texts of the warnings that come where ftfy is not installed."""
     monkeypatch.setattr(tokenization_coca, "ftfy", None)
     tokenization_coca.logger.warning_once.cache_clear()
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     monkeypatch.setattr(tokenization_coca.logger, "propagate", True)
     with caplog.at_level(logging.WARNING):
-        assert clean_text("Cafe\u0301 &amp; dog’s") == "café & dog’s"
-        clean_text("again")
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["ftfy is not installed"]
+        yield lambda: [record.getMessage().partition(":")[0] for record in caplog.records]
 
 
-class CoCaTokenizationTest(TokenizerTesterMixin, unittest.TestCase):
+def test_without_ftfy_texts_are_composed_and_one_warning_names_the_difference(warnings_without_ftfy):
+    assert clean_text("Cafe\u0301 &amp; dog’s") == "café & dog’s"
+    clean_text("schÃ¶n")
+    assert warnings_without_ftfy() == ["ftfy is not installed"]
+
+
+@pytest.mark.parametrize("text", ["A photo of a dog, isn't it?", "salt & pepper\r\n", "<start_of_text> 100% [x]"])
+def test_without_ftfy_nothing_is_said_of_texts_that_it_would_not_change(warnings_without_ftfy, text):
+    clean_text(text)
+    assert warnings_without_ftfy() == []
+
+
+# White space is collapsed after ftfy, whatever it has made of it.
+@settings(deadline=None, max_examples=300)
+@given(text=st.from_regex(tokenization_coca.PLAIN_TEXT, fullmatch=True))
+def test_texts_without_a_warning_get_the_same_ids_with_and_without_ftfy(text):
+    assert ftfy.fix_text(text).split() == text.split()
+
+
+@pytest.mark.parametrize("text", ["dog’s", "&rsquo;", "&amp;amp;amp;", "&#39;", "a\x1b[31mb", "\x00", "ﬁ", "Ｆ", "Ã©"])
+def test_texts_that_ftfy_changes_bring_the_warning(text):
+    assert tokenization_coca.PLAIN_TEXT.fullmatch(text) is None
+
+
+class CoCaTokenizationTest(TokenizerTesterMixin, TokenizersBackendTesterMixin, unittest.TestCase):
     tokenizer_class = CoCaTokenizer
+    rust_tokenizer_class = CoCaTokenizer
     # For tokenizers that transformers rebuilds from their vocabulary; this one reads its file as it is.
     test_tokenizer_from_extractor = False
 

@@ -121,7 +121,12 @@ def _read(file: BinaryIO, large: bool) -> Image.Image:
         image_file.load()
     orientation = _orientation(image_file)
     image = _bounded(image_file)
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    if orientation not in _UPRIGHT:
+        return image
+    turned = image.transpose(_UPRIGHT[orientation])
+    # The copy still has the tag, and the image processor would turn it once more.
+    turned.getexif()[ExifTags.Base.Orientation] = 1
+    return turned
 
 
 @contextmanager
