@@ -347,8 +347,36 @@ def test_a_search_with_no_way_on_ends_with_what_it_has(captioner, pixel_values):
     texts = [ids for ids, _ in hypotheses(outputs, 1)]
     # Each group finds the one text that is allowed; its second beam finds none.
     assert [texts[row : row + 4] for row in (0, 4, 8)] == [[(20 + i,) * 3 + (END,)] * 2 + [()] * 2 for i in range(3)]
+    assert len(outputs.scores) == 4
     assert torch.isneginf(outputs.sequences_scores.view(3, 4)[:, 2:]).all()
     assert outputs.sequences.view(3, 4, -1)[:, 2:].flatten(0, 1).tolist() == [[97, 0, 0, 0, 0]] * 6
+
+
+class Tells(LogitsProcessor):
+    """Gives the tokens of each step these scores, and all others none."""
+
+    def __init__(self, *steps):
+        self.steps = iter(steps)
+
+    def __call__(self, input_ids, scores):
+        told = torch.full_like(scores, -100.0)
+        for token, score in next(self.steps).items():
+            told[:, token] = score
+        return told
+
+
+def test_texts_that_the_maximum_length_cuts_off_come_after_those_that_end(captioner, pixel_values):
+    # In the last step 11, 98 ends and 11, 12 is cut off. The library's group beam search had its two texts by then.
+    steps = {END: -1.0, 11: -0.5, 13: -3.0}, {END: -0.2, 12: -0.1}
+    arguments = {"num_beams": 4, "num_beam_groups": 2, "num_return_sequences": 4, "max_new_tokens": 2}
+    found = {}
+    for early_stopping in (True, False):
+        outputs = caption(
+            captioner, pixel_values[:1], logits_processor=[Tells(*steps)], early_stopping=early_stopping, **arguments
+        )
+        found[early_stopping] = hypotheses(outputs, 1)[::2]
+    assert found[True] == [((11, END), -0.35), ((END,), -1.0)]
+    assert found[False] == [((11, 12), -0.3), ((11, END), -0.35)]
 
 
 @pytest.fixture(scope="module")
@@ -459,7 +487,7 @@ def _search_together(rank, folder, sharded_by, arguments):
         model = CoCaForCaptioning.from_pretrained(folder, distributed_config=DistributedConfig(fsdp_size=2)).eval()
     else:
         model = CoCaForCaptioning.from_pretrained(folder).eval()
-        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)), reshard_after_forward=True)
     ids = model.generate(**own_inputs(rank), **arguments)
     again = model.generate(**own_inputs(1 - rank), **arguments)
     torch.save((ids, again), f"{folder}/rank{rank}.pt")
