@@ -118,6 +118,7 @@ OUR_NAMES = re.compile(
             "model_cfg.vision_cfg has no field 'attn_pool_heads'; the nearest is",
         ),
         (recipe.variant(text={"contxt_length": 8}), "the nearest is 'context_length'"),
+        (recipe.variant(text={"correct_cls_mask": True}), "text_cfg.correct_cls_mask is unknown here and may change"),
         (recipe.variant(vision={"width": "768"}), "vision_cfg.width='768' has the wrong type"),
         (recipe.variant(vision={"layers": [3, 4, 6, 3]}), r"vision_cfg.layers=\[3, 4, 6, 3\] asks for a ResNet"),
         (recipe.variant(vision={"timm_model_name": "vit"}), "vision_cfg.timm_model_name='vit' asks for a timm"),
