@@ -48,9 +48,19 @@ def test_quiet_says_nothing(coca, checkpoint, model):
     assert (result.code, result.out, result.err) == (0, "", "")
 
 
+@pytest.mark.parametrize(("size", "pixels"), [("24", (24, 24)), ("8x32", (8, 32))])
+def test_a_checkpoint_is_converted_for_another_image_size(coca, checkpoint, images, model, size, pixels):
+    assert coca("convert", "theirs", "ours", "--tokenizer", model, "--image-size", size).code == 0
+    config = CoCaForCaptioning.from_pretrained("ours").config.vision_config
+    assert config.grid_size == (pixels[0] // config.patch_size, pixels[1] // config.patch_size)
+    assert coca("caption", "photos", "--model", "ours", "--max-new-tokens", "3", "--quiet").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["theirs", "ours", "--image-size", "big"], "image-size big is not allowed: give 336, or 336x448"),
+        (["theirs", "ours", "--image-size", "0x8"], "image-size 0x8 is not allowed"),
         (["nowhere", "ours"], "Nothing at 'nowhere'"),
         (["theirs", "photos"], "'photos' is there already"),
         (["theirs", "ours", "--config", "coca"], "No configuration 'coca'"),

@@ -8,12 +8,15 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -96,6 +99,16 @@ def nested(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
     return {"epoch": 3, "name": "run", "state_dict": state, "optimizer": {"state": {}, "param_groups": [{"lr": 1e-3}]}}
 
 
+def save_with_module_name(content: Any, path: Path, old: str, new: str) -> None:
+    """torch.save, with another name of a module in the pickle: numpy 1's for numpy 2's, or the other way round."""
+    stored = BytesIO()
+    torch.save(content, stored)
+    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            target.writestr(name, data.replace(old.encode(), new.encode()) if name.endswith("data.pkl") else data)
+
+
 @pytest.mark.parametrize(
     ("name", "save"),
     [
@@ -116,6 +129,30 @@ def test_every_form_of_a_checkpoint_gives_its_weights(checkpoint, tmp_path, name
     save(weights, checkpoint / name)
     model = convert_open_clip(checkpoint if as_folder else checkpoint / name, tmp_path / "out")
     assert_has_the_weights(model, weights)
+
+
+@pytest.mark.parametrize("number", [np.float64(1e-5), np.float32(1e-5), np.int64(3), np.bool_(True)], ids=repr)
+@pytest.mark.parametrize("written_by_numpy", ["numpy.core", "numpy._core"])
+def test_a_training_checkpoint_with_numpy_numbers_in_its_optimizer_is_read(
+    checkpoint, tmp_path, number, written_by_numpy
+):
+    weights = load_file(checkpoint / "open_clip_model.safetensors")
+    (checkpoint / "open_clip_model.safetensors").unlink()
+    content = nested(weights) | {"scaler": {"scale": 65536.0, "growth_factor": 2.0, "_growth_tracker": 0}}
+    content["optimizer"]["param_groups"][0]["lr"] = number
+    save_with_module_name(
+        content, checkpoint / "epoch_3.pt", "numpy._core.multiarray", f"{written_by_numpy}.multiarray"
+    )
+    assert_has_the_weights(convert_open_clip(checkpoint, tmp_path / "out"), weights)
+
+
+def test_numpy_objects_that_are_no_numbers_are_refused(checkpoint, tmp_path):
+    (checkpoint / "open_clip_model.safetensors").unlink()
+    content = {"state_dict": {}, "optimizer": np.array([Malice(tmp_path / "executed")], dtype=object)}
+    torch.save(content, checkpoint / "weights.pt")
+    with pytest.raises(ConversionError, match="could run code hidden in it"):
+        convert_open_clip(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "executed").exists()
 
 
 CONVERT = """
@@ -312,7 +349,7 @@ def test_weights_that_do_not_fit_stop_the_conversion_by_name(checkpoint, tmp_pat
         ("weights.safetensors", b"\x10\0\0\0\0\0\0\0{ not json      ", "is no readable safetensors file"),
         ("weights.bin", b"", "is no readable PyTorch checkpoint"),
         ("weights.bin", b"PK\x03\x04 cut off", "is no readable PyTorch checkpoint"),
-        ("weights.pt", b"no pickle at all", "holds more than tensors, or is no checkpoint"),
+        ("weights.pt", b"no pickle at all", "holds more than tensors and numbers, or is no checkpoint"),
         ("weights.pt", pickle.dumps([1, 2], protocol=2), "is no readable PyTorch checkpoint|more than tensors"),
     ],
 )

@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -100,6 +101,11 @@ def test_a_field_says_here_what_it_says_there(change, field, value):
     assert getattr(owner, name) == value
 
 
+OUR_NAMES = re.compile(
+    r"\w*_config\b|hidden_size|num_\w+|intermediate_size|pooler_\w+size|attentional_pooling|'sincos'"
+)
+
+
 @pytest.mark.parametrize(
     ("model_cfg", "says"),
     [
@@ -112,6 +118,7 @@ def test_a_field_says_here_what_it_says_there(change, field, value):
             "model_cfg.vision_cfg has no field 'attn_pool_heads'; the nearest is",
         ),
         (recipe.variant(text={"contxt_length": 8}), "the nearest is 'context_length'"),
+        (recipe.variant(text={"correct_cls_mask": True}), "text_cfg.correct_cls_mask is unknown here and may change"),
         (recipe.variant(vision={"width": "768"}), "vision_cfg.width='768' has the wrong type"),
         (recipe.variant(vision={"layers": [3, 4, 6, 3]}), r"vision_cfg.layers=\[3, 4, 6, 3\] asks for a ResNet"),
         (recipe.variant(vision={"timm_model_name": "vit"}), "vision_cfg.timm_model_name='vit' asks for a timm"),
@@ -131,13 +138,44 @@ def test_a_field_says_here_what_it_says_there(change, field, value):
         (recipe.variant(pad_id=5), "pad_id=5 and text_cfg.pad_id=0"),
         (recipe.variant(multimodal={"context_length": 10}), "multimodal_cfg.context_length=10"),
         (recipe.variant(multimodal={"layers": 0}), "multimodal_cfg.layers=0"),
-        (recipe.variant(multimodal={"width": 48}), "hidden_size=48 must equal"),
-        (recipe.variant(vision={"width": 25}), "hidden_size=25 must be a multiple"),
+        (recipe.variant(multimodal={"width": 48}), "multimodal_cfg.width=48 must equal text_cfg.width=32"),
+        (recipe.variant(vision={"width": -8}), "vision_cfg.width=-8"),
+        (
+            recipe.variant(vision={"width": 25}),
+            r"vision_cfg.width=25 .* \(vision_cfg.width // vision_cfg.head_width\)=3",
+        ),
+        (recipe.variant(vision={"head_width": 0}), "vision_cfg.head_width=0"),
+        (recipe.variant(vision={"head_width": 48}), r"\(vision_cfg.width // vision_cfg.head_width\)=0"),
+        (recipe.variant(vision={"mlp_ratio": -1.0}), r"vision_cfg.mlp_ratio=-1.0"),
+        (recipe.variant(vision={"layers": -1}), "vision_cfg.layers=-1"),
+        (recipe.variant(vision={"image_size": 0}), "vision_cfg.image_size"),
+        (recipe.variant(vision={"patch_size": 32}), "vision_cfg.patch_size=32 .* vision_cfg.image_size=24"),
+        (recipe.variant(vision={"patch_dropout": 1.5}), "vision_cfg.patch_dropout=1.5"),
+        (recipe.variant(vision={"attn_pooler_heads": 5}), "embed_dim=32 .* vision_cfg.attn_pooler_heads=5"),
+        (recipe.variant(vision={"attn_pooler_queries": 1}), "vision_cfg.attn_pooler_queries=1"),
+        (
+            recipe.variant(vision={"pos_embed_type": "sin_cos_2d", "image_size": [24, 16]}),
+            "vision_cfg.pos_embed_type='sin_cos_2d'",
+        ),
+        (
+            recipe.variant(vision={"attentional_pool": "cascade"}),
+            "embed_dim=32 .*vision_cfg.attentional_pool='cascade'",
+        ),
+        (recipe.variant(recipe.UNPOOLED, vision={"norm_kwargs": {"eps": -1.0}}), "vision_cfg.norm_kwargs.eps=-1.0"),
+        (recipe.variant(text={"width": 0}), "text_cfg.width=0"),
+        (recipe.variant(text={"heads": 5}), "text_cfg.width=32 .* text_cfg.heads=5"),
+        (recipe.variant(text={"context_length": 0}), "text_cfg.context_length=0"),
+        (recipe.variant(text={"vocab_size": 0}), "text_cfg.vocab_size=0"),
+        (recipe.variant(embed_dim=48, text={"proj_type": "none"}), "text_cfg.proj_type='none' .* embed_dim=48"),
+        (recipe.variant(multimodal={"heads": 0}), "multimodal_cfg.heads=0"),
+        (recipe.variant(embed_dim=0), "embed_dim=0"),
+        (recipe.variant(embed_dim="32"), "embed_dim"),
     ],
 )
-def test_what_cannot_be_had_is_refused_and_named(model_cfg, says):
-    with pytest.raises(ConversionError, match=says):
+def test_what_cannot_be_had_is_refused_in_the_words_of_the_file(model_cfg, says):
+    with pytest.raises(ConversionError, match=says) as caught:
         open_clip_config(model_cfg)
+    assert OUR_NAMES.findall(str(caught.value)) == []
 
 
 @pytest.mark.parametrize(

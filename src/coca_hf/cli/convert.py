@@ -20,12 +20,16 @@ def convert(
         ),
     ] = None,
     tokenizer: Annotated[str | None, option("Its tokenizer: vocabulary file, folder or Hub id.", "TOKENIZER")] = None,
+    image_size: Annotated[
+        str | None, option("Pixels of its images from now on (default: as it was trained).", "N|HxW", "--image-size")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Convert an open_clip checkpoint to a saved folder."""
     from ..conversion.errors import ConversionError
     from ..conversion.sources import check_arguments
 
+    size = None if image_size is None else _size(image_size)
     try:
         check_arguments(source, output, config, tokenizer)
     except ConversionError as error:
@@ -35,9 +39,18 @@ def convert(
 
     console.silence_libraries()
     try:
-        model = convert_open_clip(source, output, config, tokenizer)
+        model = convert_open_clip(source, output, config, tokenizer, image_size=size)
     except ConversionError as error:
         console.complain(str(error))
         raise typer.Exit(1) from error
     if not quiet:
         console.complain(f"{model.num_parameters():,} parameters are in {output}")
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    """ "336" or "336x448", height first. Raises `UsageError`."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise console.UsageError(f"image-size {text} is not allowed: give 336, or 336x448 for height and width")
+    height, *rest = map(int, parts)
+    return (height, rest[0]) if rest else height

@@ -11,14 +11,16 @@ from .errors import ConversionError
 if TYPE_CHECKING:
     from .convert import convert_open_clip, export_open_clip
     from .model_config import open_clip_config
+    from .resolution import change_image_size
 
 _MODULES = {
+    "change_image_size": "resolution",
     "convert_open_clip": "convert",
     "export_open_clip": "convert",
     "open_clip_config": "model_config",
 }
 
-__all__ = ["ConversionError", "convert_open_clip", "export_open_clip", "open_clip_config"]
+__all__ = ["ConversionError", "change_image_size", "convert_open_clip", "export_open_clip", "open_clip_config"]
 
 
 def __getattr__(name: str) -> Any:

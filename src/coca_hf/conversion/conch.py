@@ -24,8 +24,9 @@ import torch.nn.functional as F
 
 from ..configuration_coca import CoCaConfig
 from .errors import ConversionError, refuse_unknown
-from .model_config import parse_part, strict_config
+from .model_config import parse_part
 from .weights import Entry, attention_entries, decoder_entries, same_entries, text_entries, text_projection_entries
+from .wording import config_in_their_words
 
 
 TRUNK_EPS = 1e-6  # of timm's VisionTransformer
@@ -70,6 +71,34 @@ class ConchTextCfg:
     output_tokens: bool = False
 
 
+# Our fields in the words of CONCH's model_cfg, for errors.
+_WORDS = {
+    "projection_dim": "embed_dim",
+    "vision_config.hidden_size": "vision_cfg.width",
+    "vision_config.intermediate_size": "(vision_cfg.width * vision_cfg.mlp_ratio)",
+    "vision_config.num_hidden_layers": "vision_cfg.layers",
+    "vision_config.num_attention_heads": "vision_cfg.num_heads",
+    "vision_config.image_size": "vision_cfg.image_size",
+    "vision_config.patch_size": "vision_cfg.patch_size",
+    "vision_config.pooler_hidden_size": "embed_dim_caption",
+    "vision_config.contrastive_pooler_hidden_size": "embed_dim",
+    "vision_config.num_pooler_queries": "vision_cfg.n_queries_caption",
+    "vision_config.num_pooler_attention_heads": "the poolers' number of heads",
+    "text_config.vocab_size": "text_cfg.vocab_size",
+    "text_config.hidden_size": "text_cfg.width",
+    "text_config.intermediate_size": "(4 * text_cfg.width)",
+    "text_config.num_hidden_layers": "text_cfg.layers",
+    "text_config.num_attention_heads": "text_cfg.heads",
+    "text_config.max_position_embeddings": "(text_cfg.context_length - 1)",
+    "text_config.layer_scale_init_value": "text_cfg.ls_init_value",
+    "text_config.pad_token_id": "text_cfg.pad_id",
+    "multimodal_config.hidden_size": "multimodal_cfg.width",
+    "multimodal_config.intermediate_size": "(4 * multimodal_cfg.width)",
+    "multimodal_config.num_hidden_layers": "multimodal_cfg.layers",
+    "multimodal_config.num_attention_heads": "multimodal_cfg.heads",
+    "multimodal_config.layer_scale_init_value": "multimodal_cfg.ls_init_value",
+}
+
 _MODEL_FIELDS = ("embed_dim", "embed_dim_caption", "vision_cfg", "text_cfg", "multimodal_cfg")
 
 
@@ -99,8 +128,8 @@ def conch_config(model_cfg: Mapping[str, Any]) -> CoCaConfig:
     ):
         if given != needed:
             raise ConversionError(f"{where}={given!r} is not supported; released weights have {needed!r}.")
-    return strict_config(
-        vision_config={
+    fields = {
+        "vision_config": {
             "hidden_size": vision.width,
             "intermediate_size": int(vision.width * vision.mlp_ratio),
             "num_hidden_layers": vision.layers,
@@ -115,7 +144,7 @@ def conch_config(model_cfg: Mapping[str, Any]) -> CoCaConfig:
             "num_pooler_queries": vision.n_queries_caption,
             "num_pooler_attention_heads": POOLER_HEADS,
         },
-        text_config={
+        "text_config": {
             "vocab_size": text.vocab_size,
             "hidden_size": text.width,
             "intermediate_size": 4 * text.width,
@@ -128,15 +157,16 @@ def conch_config(model_cfg: Mapping[str, Any]) -> CoCaConfig:
             "bos_token_id": START_TOKEN_ID,
             "eos_token_id": END_TOKEN_ID,
         },
-        multimodal_config={
+        "multimodal_config": {
             "hidden_size": decoder.width,
             "intermediate_size": 4 * decoder.width,
             "num_hidden_layers": decoder.layers,
             "num_attention_heads": decoder.heads,
             "layer_scale_init_value": decoder.ls_init_value,
         },
-        projection_dim=model_cfg["embed_dim"],
-    )
+        "projection_dim": model_cfg["embed_dim"],
+    }
+    return config_in_their_words(fields, _WORDS)
 
 
 @dataclasses.dataclass(frozen=True)

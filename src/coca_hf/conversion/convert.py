@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ..configuration_coca import CoCaConfig
+from ..configuration_coca import CoCaConfig, CoCaVisionConfig
 from ..image_processing_coca import CoCaImageProcessor
 from ..modeling_coca import CoCaForCaptioning, CoCaModel, sincos_position_embedding
 from ..processing_coca import CoCaProcessor
@@ -25,6 +26,7 @@ from .errors import ConversionError
 from .model_config import open_clip_config, open_clip_model_cfg
 from .preprocessing import image_processor_of, preprocess_cfg_of, tokenizer_of
 from .presets import ALL_PRESETS
+from .resolution import ImageSize, refuse_fixed_positions, resized_image_positions, with_image_size
 from .sources import CONFIG_NAME, Source, check_arguments, check_output, load_model_cfg, locate
 from .tensors import Tensors, open_tensors
 from .weights import Entry, entries, to_open_clip
@@ -42,6 +44,7 @@ def convert_open_clip(
     output_dir: str | Path,
     config: Mapping[str, Any] | str | Path | None = None,
     tokenizer: str | Path | None = None,
+    image_size: ImageSize | None = None,
 ) -> CoCaForCaptioning | CoCaModel:
     """
     Writes open_clip's checkpoint, or CONCH's, as a saved folder, which `from_pretrained` and the commands load.
@@ -54,6 +57,8 @@ def convert_open_clip(
             of its models ("coca_ViT-B-32", "coca_ViT-L-14", "coca_base", "conch_ViT-B-16"), for a source without
             `open_clip_config.json`. It takes precedence over that file.
         tokenizer: Vocabulary file, folder or Hub repository, for a source without a tokenizer.
+        image_size: Pixels of the images that the model will take, as one number or (height, width); the checkpoint's
+            by default. Position embeddings are resized as open_clip's `force_image_size` does.
 
     Returns:
         The model, loaded from the new folder; without a decoder, if the checkpoint is CONCH's and has none.
@@ -71,15 +76,19 @@ def convert_open_clip(
     content = _configuration(config, found, source)
     model_cfg = content.get("model_cfg", content)
     is_conch = conch.is_conch(model_cfg)
-    ours = conch.conch_config(model_cfg) if is_conch else open_clip_config(model_cfg)
+    read_config = conch.conch_config if is_conch else open_clip_config
+    theirs = read_config(model_cfg)
+    ours = read_config(with_image_size(model_cfg, image_size))
     processor = CoCaProcessor(
         image_processor_of(content.get("preprocess_cfg") or {}, ours), tokenizer_of(tokenizer, found.tokenizer, ours)
     )
     _take_special_tokens(ours, processor.tokenizer)
     with _staged(output) as folder:
         with open_tensors(found.weights) as tensors:
-            make = _conch_model if is_conch else _open_clip_model
-            model = make(ours, tensors, found.weights)
+            if is_conch:
+                model = _conch_model(ours, tensors, found.weights)
+            else:
+                model = _open_clip_model(ours, theirs.vision_config, tensors, found.weights)
             model.save_pretrained(folder, max_shard_size=_MAX_SHARD_SIZE)
             model_class = type(model)
             del model  # its tensors are the open file's
@@ -131,11 +140,22 @@ def _staged(output: Path) -> Iterator[Path]:
         raise
 
 
-def _open_clip_model(config: CoCaConfig, tensors: Tensors, path: Path) -> CoCaForCaptioning | CoCaModel:
+def _open_clip_model(
+    config: CoCaConfig, trained_for: CoCaVisionConfig, tensors: Tensors, path: Path
+) -> CoCaForCaptioning | CoCaModel:
+    """The model of `config`; `trained_for` says for which images the checkpoint's positions are."""
     if "logit_scale" in tensors:
         # Training code writes () or (1,) whatever the configuration says, and open_clip reads either.
         config.nonscalar_logit_scale = len(tensors.shape("logit_scale")) == 1
-    model = _filled(config, entries(config), tensors, path)
+    expected, replacements = {}, {}
+    if trained_for.grid_size != config.vision_config.grid_size:
+        refuse_fixed_positions(trained_for)
+        expected[POSITIONS] = (1 + math.prod(trained_for.grid_size), trained_for.hidden_size)
+        if POSITIONS in tensors and tensors.shape(POSITIONS) == expected[POSITIONS]:
+            replacements[POSITIONS] = resized_image_positions(
+                tensors[POSITIONS], trained_for.grid_size, config.vision_config.grid_size
+            )
+    model = _filled(config, entries(config), tensors, path, expected, replacements)
     if config.vision_config.position_embedding_type == "sincos":
         _check_positions(tensors[POSITIONS], config, path)
     return model

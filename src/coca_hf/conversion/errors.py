@@ -11,9 +11,12 @@ class ConversionError(ValueError):
 
 
 def refuse_unknown(names: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raises for the first of `names` that is not in `known`, naming the nearest one that is."""
+    """Raises for the first of `names` that is not in `known`, naming one that is very like it."""
     known = sorted(known)
     for name in names:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
+        if name in known:
+            continue
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        if nearest:
             raise ConversionError(f"{where} has no field {name!r}; the nearest is {nearest[0]!r}.")
+        raise ConversionError(f"{where}.{name} is unknown here and may change the model, so it is refused.")

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from huggingface_hub.errors import StrictDataclassError
-
 from ..configuration_coca import CoCaConfig
 from .errors import ConversionError, refuse_unknown
 from .presets import PRESETS
+from .wording import config_in_their_words
 
 
 CLIP_VOCABULARY = 49408
@@ -134,10 +133,60 @@ _UNSUPPORTED: dict[str, str] = {
     "scale_fc": "an experimental attention block",
 }
 
+# Our fields in the words of a model_cfg, for errors.
+_WORDS = {
+    "projection_dim": "embed_dim",
+    "logit_scale_init_value": "init_logit_scale",
+    "logit_bias_init_value": "init_logit_bias",
+    "nonscalar_logit_scale": "nonscalar_logit_scale",
+    "vision_config.hidden_size": "vision_cfg.width",
+    "vision_config.intermediate_size": "(vision_cfg.width * vision_cfg.mlp_ratio)",
+    "vision_config.num_hidden_layers": "vision_cfg.layers",
+    "vision_config.num_attention_heads": "(vision_cfg.width // vision_cfg.head_width)",
+    "vision_config.image_size": "vision_cfg.image_size",
+    "vision_config.patch_size": "vision_cfg.patch_size",
+    "vision_config.hidden_act": "vision_cfg.act_kwargs",
+    "vision_config.layer_norm_eps": "vision_cfg.norm_kwargs.eps",
+    "vision_config.layer_scale_init_value": "vision_cfg.ls_init_value",
+    "vision_config.patch_dropout": "vision_cfg.patch_dropout",
+    "vision_config.position_embedding_type": "vision_cfg.pos_embed_type",
+    "vision_config.use_pre_norm": "vision_cfg.no_ln_pre",
+    "vision_config.attentional_pooling": "vision_cfg.attentional_pool",
+    "vision_config.pooler_hidden_size": "embed_dim",
+    "vision_config.num_pooler_queries": "vision_cfg.attn_pooler_queries",
+    "vision_config.num_pooler_attention_heads": "vision_cfg.attn_pooler_heads",
+    "vision_config.pool_type": "vision_cfg.pool_type",
+    "vision_config.final_norm_after_pool": "vision_cfg.final_ln_after_pool",
+    "text_config.vocab_size": "text_cfg.vocab_size",
+    "text_config.hidden_size": "text_cfg.width",
+    "text_config.intermediate_size": "(text_cfg.width * text_cfg.mlp_ratio)",
+    "text_config.num_hidden_layers": "text_cfg.layers",
+    "text_config.num_attention_heads": "text_cfg.heads",
+    "text_config.max_position_embeddings": "text_cfg.context_length",
+    "text_config.hidden_act": "text_cfg.act_kwargs",
+    "text_config.layer_norm_eps": "text_cfg.norm_kwargs.eps",
+    "text_config.layer_scale_init_value": "text_cfg.ls_init_value",
+    "text_config.pool_type": "text_cfg.pool_type",
+    "text_config.projection_type": "text_cfg.proj_type",
+    "text_config.is_causal": "text_cfg.no_causal_mask",
+    "text_config.pad_token_id": "text_cfg.pad_id",
+    "text_config.eos_token_id": "text_cfg.eos_id",
+    "multimodal_config.hidden_size": "multimodal_cfg.width",
+    "multimodal_config.intermediate_size": "(4 * multimodal_cfg.width)",
+    "multimodal_config.num_hidden_layers": "multimodal_cfg.layers",
+    "multimodal_config.num_attention_heads": "multimodal_cfg.heads",
+    "multimodal_config.layer_scale_init_value": "multimodal_cfg.ls_init_value",
+}
+
 _POOLINGS = {True: "single", False: "none", None: "none", "parallel": "parallel", "cascade": "cascade"}
 _VISION_POOL_TYPES = {"tok": "cls", "avg": "mean", "none": "none"}
 _TEXT_POOL_TYPES = ("first", "last", "argmax", "eos", "none")
 _POSITIONS = {"learnable": "learned", "sin_cos_2d": "sincos"}
+_VALUES: dict[str, dict[str, Any]] = {
+    "vision_config.attentional_pooling": {ours: their for their, ours in _POOLINGS.items() if their is not None},
+    "vision_config.pool_type": {ours: their for their, ours in _VISION_POOL_TYPES.items()},
+    "vision_config.position_embedding_type": {ours: their for their, ours in _POSITIONS.items()},
+}
 
 
 def open_clip_config(model_cfg: Mapping[str, Any] | str) -> CoCaConfig:
@@ -233,27 +282,25 @@ def config_of_parts(
             f"multimodal_cfg.context_length={multimodal.context_length} is shorter than "
             f"text_cfg.context_length={text.context_length}; the decoder would refuse what the text tower takes."
         )
+    _require_positive(vision, "vision_cfg", ("width", "head_width", "mlp_ratio"))
+    _require_positive(text, "text_cfg", ("width", "mlp_ratio"))
     fields = {
         "vision_config": _vision_fields(vision, embed_dim, quick_gelu),
         "text_config": _text_fields(text, quick_gelu),
         "multimodal_config": _multimodal_fields(multimodal, quick_gelu),
+        "projection_dim": embed_dim,
+        "logit_scale_init_value": float(init_logit_scale),
+        "logit_bias_init_value": init_logit_bias,
+        "nonscalar_logit_scale": nonscalar_logit_scale,
     }
-    return strict_config(
-        **fields,
-        projection_dim=embed_dim,
-        logit_scale_init_value=float(init_logit_scale),
-        logit_bias_init_value=init_logit_bias,
-        nonscalar_logit_scale=nonscalar_logit_scale,
-    )
+    return config_in_their_words(fields, _WORDS, _VALUES)
 
 
-def strict_config(**fields: Any) -> CoCaConfig:
-    """A configuration, or a `ConversionError` that says why there is none."""
-    try:
-        return CoCaConfig(**fields)
-    except (StrictDataclassError, ValueError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
-        raise ConversionError(f"model_cfg describes no model that can be built: {reason}") from error
+def _require_positive(part: CLIPVisionCfg | CLIPTextCfg, where: str, names: tuple[str, ...]) -> None:
+    """Of the fields that our sizes are computed from, so that the one to blame is named."""
+    for name in names:
+        if getattr(part, name) <= 0:
+            raise ConversionError(f"{where}.{name}={getattr(part, name)!r} must be positive.")
 
 
 def _refuse_unsupported(part: CLIPVisionCfg | CLIPTextCfg, where: str) -> None:

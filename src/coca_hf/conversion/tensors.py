@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -16,6 +17,18 @@ from .errors import ConversionError
 
 # What DistributedDataParallel and torch.compile put in front of every name.
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+
+
+def _numpy_number_constructors() -> list[Any]:
+    """What a pickled numpy number names: constructors of numbers and of their types, which run no code of the file.
+
+    The optimizer states of open_clip 2.16 to 2.29 hold their learning rates as such numbers.
+    """
+    scalar = np.float64(0).__reduce__()[0]
+    # numpy 1 and numpy 2 write one function under two names.
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    number_types = [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
+    return [*((scalar, name) for name in names), np.dtype, *dict.fromkeys(number_types)]
 
 
 class Tensors(Mapping[str, torch.Tensor]):
@@ -78,11 +91,12 @@ def _open_safetensors(path: Path) -> Iterator[Tensors]:
 
 def _load_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        with torch.serialization.safe_globals(_numpy_number_constructors()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         raise ConversionError(
-            f"'{path}' holds more than tensors, or is no checkpoint. Reading it could run code hidden in it, so it is "
-            "refused. If you trust it, load it yourself and save its state dict alone."
+            f"'{path}' holds more than tensors and numbers, or is no checkpoint, and reading it could run code hidden "
+            "in it, so it is refused: if you trust it, load it yourself and save its state dict alone."
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         reason = str(error).strip().splitlines()
