@@ -5,6 +5,7 @@
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 
@@ -15,10 +16,21 @@ from coca_hf.captioning.workers import start_early
 from coca_hf.cli import main
 
 
-def run_together(worker: Callable[..., None], arguments: tuple, number: int) -> None:
-    """Calls `worker(rank, *arguments)` in so many processes at a time, and raises what one of them raises."""
+def run_together(worker: Callable[..., None], arguments: tuple, number: int, seconds: float = 240) -> None:
+    """
+    Calls `worker(rank, *arguments)` in so many processes at a time, and raises what one of them raises.
+
+    Processes that wait for each other for ever are ended after `seconds`, with a `TimeoutError`.
+    """
     start_early()
-    torch.multiprocessing.start_processes(worker, arguments, number, start_method="forkserver")
+    context = torch.multiprocessing.start_processes(worker, arguments, number, join=False, start_method="forkserver")
+    deadline = time.monotonic() + seconds
+    while not context.join(timeout=1):
+        if time.monotonic() > deadline:
+            waiting = [rank for rank, process in enumerate(context.processes) if process.is_alive()]
+            for process in context.processes:
+                process.kill()
+            raise TimeoutError(f"ranks {waiting} of {number} still run after {seconds} seconds")
 
 
 def start_command(*arguments: str) -> ForkServerProcess:
