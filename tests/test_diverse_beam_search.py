@@ -489,6 +489,8 @@ def _search_together(rank, folder, sharded_by, arguments):
         model = CoCaForCaptioning.from_pretrained(folder).eval()
         fully_shard(model, mesh=init_device_mesh("cpu", (2,)), reshard_after_forward=True)
     ids = model.generate(**own_inputs(rank), **arguments)
+    # Otherwise the missing steps of one process could be those of its next search.
+    torch.distributed.barrier()
     again = model.generate(**own_inputs(1 - rank), **arguments)
     torch.save((ids, again), f"{folder}/rank{rank}.pt")
     torch.distributed.destroy_process_group()
