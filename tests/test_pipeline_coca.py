@@ -14,7 +14,7 @@ from PIL import Image
 from transformers.pipelines.pt_utils import KeyDataset
 
 import coca_hf
-from coca_hf import CoCaForCaptioning, CoCaModel, CoCaProcessor, ImageToTextPipeline
+from coca_hf import CoCaForCaptioning, CoCaImageProcessor, CoCaModel, CoCaProcessor, ImageToTextPipeline
 from tiny_folder import save_tiny_folder
 
 
@@ -46,12 +46,17 @@ def caption(folder):
     return say
 
 
-def test_a_large_file_is_read_as_the_processor_reads_it(pipe, tmp_path):
+@pytest.mark.parametrize("do_reduce", [False, True])
+def test_a_large_file_is_read_as_the_processor_reads_it(folder, tmp_path, do_reduce):
     noise = np.random.default_rng(0).integers(0, 256, (600, 400, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "x.jpg")
-    reduced = pipe.image_processor(tmp_path / "x.jpg", return_tensors="pt").pixel_values
-    assert torch.equal(pipe.preprocess(tmp_path / "x.jpg")["pixel_values"], reduced)
-    assert not torch.equal(pipe.preprocess(Image.open(tmp_path / "x.jpg"))["pixel_values"], reduced)
+    image_processor = CoCaImageProcessor.from_pretrained(folder, do_reduce=do_reduce)
+    pipe = coca_hf.pipeline("image-to-text", folder, image_processor=image_processor, device="cpu")
+    expected = image_processor(tmp_path / "x.jpg", return_tensors="pt").pixel_values
+    opened = image_processor(Image.open(tmp_path / "x.jpg"), return_tensors="pt").pixel_values
+    assert torch.equal(pipe.preprocess(tmp_path / "x.jpg")["pixel_values"], expected)
+    assert torch.equal(pipe.preprocess(str(tmp_path / "x.jpg"))["pixel_values"], expected)
+    assert torch.equal(opened, expected) != do_reduce
 
 
 def test_different_images_get_different_captions(caption):
@@ -100,6 +105,25 @@ def test_generation_arguments_reach_generate(pipe, caption, batch_size):
     assert captions == [[{"generated_text": text} for text in caption(path, **arguments)] for path in PATHS]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_beams": 3},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+        {"repetition_penalty": 1.3, "min_new_tokens": 3},
+        {"logits_processor": transformers.LogitsProcessorList([transformers.NoBadWordsLogitsProcessor([[5]], 0)])},
+    ],
+)
+def test_generation_arguments_are_also_taken_flat(pipe, caption, arguments):
+    expected = caption(RGB, **arguments)
+    assert pipe(str(RGB), **arguments, **FEW) == [{"generated_text": text} for text in expected]
+
+
+def test_flat_arguments_reach_the_pipeline_when_it_is_made(folder, caption):
+    pipe = coca_hf.pipeline("image-to-text", folder, device="cpu", num_beams=3, **FEW)
+    assert pipe(str(RGB)) == [{"generated_text": caption(RGB, num_beams=3)[0]}]
+
+
 def test_generation_may_return_more_than_ids(pipe, caption):
     captions = pipe(str(RGB), generate_kwargs={"return_dict_in_generate": True, "output_scores": True, **FEW})
     assert captions == [{"generated_text": caption(RGB)[0]}]
@@ -124,7 +148,9 @@ def test_files_and_opened_images_are_turned_upright(pipe, caption):
     ("arguments", "message"),
     [
         ({}, "There is no image to caption"),
-        ({"inputs": str(RGB), "num_beams": 3}, "'num_beams': no argument of this pipeline"),
+        ({"inputs": str(RGB), "num_beam": 3}, "'num_beam' is no argument .*Did you mean 'num_beams'?"),
+        ({"inputs": str(RGB), "promt": "a"}, "'promt' is no argument .*Did you mean 'prompt'?"),
+        ({"inputs": str(RGB), "zzz": "a"}, "'zzz' is no argument of this pipeline or of generate\\(\\).$"),
         ({"inputs": str(RGB), "max_new_tokens": 3, "generate_kwargs": {"max_new_tokens": 4}}, "given twice"),
     ],
 )
@@ -151,6 +177,32 @@ def test_the_packages_pipeline_takes_a_model(folder, caption):
     )
     expect_captions(pipe, caption)
     assert pipe.task == "image-to-text"
+
+
+def test_the_packages_pipeline_takes_a_model_and_its_processor(folder, caption):
+    model, processor = CoCaForCaptioning.from_pretrained(folder), CoCaProcessor.from_pretrained(folder)
+    expect_captions(coca_hf.pipeline("image-to-text", model=model, processor=processor, device="cpu"), caption)
+
+
+def test_without_a_task_the_package_captions_and_asks_for_no_trust(folder, caption):
+    expect_captions(coca_hf.pipeline(model=str(folder), device="cpu"), caption)
+    expect_captions(coca_hf.pipeline(model=folder, device="cpu"), caption)
+    model, processor = CoCaForCaptioning.from_pretrained(folder), CoCaProcessor.from_pretrained(folder)
+    expect_captions(coca_hf.pipeline(model=model, processor=processor, device="cpu"), caption)
+
+
+def test_without_a_task_towers_classify(folder):
+    model, processor = CoCaModel.from_pretrained(folder), CoCaProcessor.from_pretrained(folder)
+    pipe = coca_hf.pipeline(model=model, processor=processor, device="cpu")
+    assert pipe.task == "zero-shot-image-classification"
+
+
+def test_without_a_task_another_model_is_left_to_the_library(tmp_path):
+    config = transformers.ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    CoCaImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="should be a model id hosted"):
+        coca_hf.pipeline(model=str(tmp_path))
 
 
 def test_the_packages_pipeline_says_nothing_about_a_redirection(folder, caplog, monkeypatch):
@@ -209,6 +261,56 @@ def test_image_text_to_text_takes_batches(folder, caption):
     assert [record["generated_text"] for record in records] == expected
 
 
+@pytest.mark.parametrize("image", [str(RGB), Image.open(RGB)], ids=["path", "opened"])
+def test_image_text_to_text_captions_an_image_alone(folder, caption, image):
+    pipe = coca_hf.pipeline("image-text-to-text", folder, device="cpu")
+    assert pipe(image, **FEW) == [{"input_text": "", "generated_text": caption(RGB)[0]}]
+    assert pipe(images=image, **FEW) == pipe(image, **FEW)
+
+
+def test_image_text_to_text_captions_images_alone(folder, caption):
+    pipe = coca_hf.pipeline("image-text-to-text", folder, device="cpu")
+    assert [record["generated_text"] for record in pipe(PATHS, **FEW)] == [caption(path)[0] for path in PATHS]
+
+
+def chat(path, text):
+    return [{"role": "user", "content": [{"type": "image", "path": path}, {"type": "text", "text": text}]}]
+
+
+@pytest.mark.parametrize("make", [coca_hf.pipeline, transformers.pipeline], ids=["of the package", "of the library"])
+def test_image_text_to_text_answers_chat_messages(folder, caption, make):
+    pipe = make("image-text-to-text", str(folder), device="cpu")
+    messages = chat(str(RGB), "a photo of")
+    added = caption(RGB, "a photo of")[0].removeprefix("a photo of")
+    assert pipe(text=messages, return_full_text=False, **FEW)[0]["generated_text"] == added
+    answer = {"role": "assistant", "content": added}
+    assert pipe(text=messages, **FEW)[0]["generated_text"] == [*messages, answer]
+    records = pipe([chat(path, "a photo of") for path in PATHS], return_full_text=False, **FEW)
+    expected = [caption(path, "a photo of")[0].removeprefix("a photo of") for path in PATHS]
+    assert [record[0]["generated_text"] for record in records] == expected
+
+
+def test_opened_photos_are_upright_in_every_pipeline(folder):
+    path = IMAGES / "rotated.jpg"
+    calls = {
+        "image-to-text": FEW,
+        "image-text-to-text": FEW,
+        "zero-shot-image-classification": {"candidate_labels": ["a cube", "a ball"]},
+        "image-feature-extraction": {},
+    }
+    for task, arguments in calls.items():
+        pipe = coca_hf.pipeline(task, folder, device="cpu")
+        assert pipe(str(path), **arguments) == pipe(Image.open(path), **arguments)
+
+
+@pytest.mark.parametrize("task", ["zero-shot-image-classification", "image-feature-extraction"])
+def test_a_captioner_serves_the_tasks_of_its_towers(folder, task):
+    arguments = {"candidate_labels": ["a cube", "a ball"]} if task.startswith("zero") else {}
+    model, processor = CoCaForCaptioning.from_pretrained(folder), CoCaProcessor.from_pretrained(folder)
+    of_object = coca_hf.pipeline(task, model=model, processor=processor, device="cpu")
+    assert of_object(str(RGB), **arguments) == coca_hf.pipeline(task, folder, device="cpu")(str(RGB), **arguments)
+
+
 def test_zero_shot_image_classification_ranks_labels_as_the_model_does(folder):
     labels = ["red cube", "blue ball", "a ring on a table"]
     pipe = coca_hf.pipeline("zero-shot-image-classification", folder, device="cpu")
@@ -235,6 +337,7 @@ def test_image_feature_extraction_gives_the_image_embedding(folder):
     with torch.no_grad():
         embeds = model(pixel_values=processor(images=RGB, return_tensors="pt").pixel_values)[0]
     torch.testing.assert_close(features, embeds, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(pipe(str(RGB), pool=True)), features)
 
 
 def test_a_pipeline_runs_in_the_models_dtype(folder):

@@ -48,11 +48,12 @@ def test_images_and_texts_give_the_inputs_of_the_model(processor):
 def test_a_large_file_is_read_as_the_image_processor_reads_it(processor, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (600, 400, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "x.jpg")
-    reduced = processor.image_processor(tmp_path / "x.jpg", return_tensors="pt").pixel_values
-    assert torch.equal(processor(images=tmp_path / "x.jpg", return_tensors="pt").pixel_values, reduced)
-    in_full = processor(images=tmp_path / "x.jpg", do_reduce=False, return_tensors="pt").pixel_values
-    assert not torch.equal(in_full, reduced)
+    in_full = processor(images=tmp_path / "x.jpg", return_tensors="pt").pixel_values
     assert torch.equal(in_full, processor(images=Image.open(tmp_path / "x.jpg"), return_tensors="pt").pixel_values)
+    asked = {"do_reduce": True, "return_tensors": "pt"}
+    reduced = processor(images=tmp_path / "x.jpg", **asked).pixel_values
+    assert torch.equal(reduced, processor.image_processor(tmp_path / "x.jpg", **asked).pixel_values)
+    assert not torch.equal(in_full, reduced)
 
 
 def test_each_half_works_alone(processor):
@@ -63,6 +64,57 @@ def test_each_half_works_alone(processor):
 def test_neither_half_is_an_error(processor):
     with pytest.raises(ValueError, match="at least one input"):
         processor()
+
+
+@pytest.mark.parametrize("name", ["videos", "audio"])
+def test_inputs_that_the_model_does_not_have_are_refused(processor, name):
+    with pytest.raises(ValueError, match=f"takes images and text, not {name}"):
+        processor(**{name: np.zeros((2, 4, 4, 3), np.uint8)})
+
+
+def message(*content, role="user"):
+    return {"role": role, "content": list(content)}
+
+
+IMAGE = {"type": "image", "path": str(IMAGES / "rgb.png")}
+PROMPT = {"type": "text", "text": "A red"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "prompt"),
+    [
+        ([message(IMAGE)], ""),
+        ([message(IMAGE, PROMPT)], "A red"),
+        ([message(PROMPT, IMAGE)], "A red"),
+        ([message(IMAGE), message(PROMPT, role="assistant")], "A red"),
+        ([message(IMAGE, PROMPT), message({"type": "text", "text": "cube"}, role="assistant")], "A red cube"),
+        ([{"role": "user", "content": "A red"}], "A red"),
+    ],
+)
+def test_chat_messages_are_a_prompt(processor, messages, prompt):
+    assert processor.apply_chat_template(messages) == "<start_of_text>" + prompt
+    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    framed = processor(text=prompt, return_tensors="pt").input_ids
+    assert torch.equal(inputs["input_ids"], framed[:, :-1])
+    images = [part for each in messages for part in each["content"] if part == IMAGE]
+    expected = processor(images=IMAGES / "rgb.png", return_tensors="pt").pixel_values if images else None
+    assert torch.equal(inputs["pixel_values"], expected) if images else "pixel_values" not in inputs
+
+
+def test_chats_of_a_batch_are_padded_prompts(processor):
+    chats = [[message(IMAGE)], [message(IMAGE, PROMPT)]]
+    inputs = processor.apply_chat_template(
+        chats, tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"padding": True}
+    )
+    assert inputs["pixel_values"].shape == (2, 3, 16, 16)
+    assert inputs["attention_mask"].sum(dim=1).tolist() == [1, inputs["input_ids"].shape[1]]
+
+
+def test_a_chat_template_of_ones_own_is_used(processor):
+    own = CoCaProcessor(processor.image_processor, processor.tokenizer, chat_template="{{ messages[0].content }}!")
+    messages = [{"role": "user", "content": "a cube"}]
+    assert own.apply_chat_template(messages) == "a cube!"
+    assert own.apply_chat_template(messages, chat_template="only this") == "only this"
 
 
 def test_arguments_reach_the_half_they_belong_to(processor):

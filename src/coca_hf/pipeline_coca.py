@@ -7,14 +7,36 @@ from .configuration_coca import CoCaConfig  # noqa: F401
 
 
 # isort: split
-import os
+import difflib
+import inspect
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from transformers import GenerationConfig
 from transformers.pipelines.base import Pipeline
 
 from .image_processing_coca import open_image
+
+
+OWN_ARGUMENTS = ("generate_kwargs", "prompt", "timeout", "batch_size", "num_workers")
+
+
+def generation_arguments(model: Any) -> set[str]:
+    """Names of the arguments that `model.generate()` takes."""
+    settings = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+    return settings.union(
+        *(
+            inspect.signature(owner.generate).parameters
+            for owner in type(model).__mro__[:-1]
+            if hasattr(owner, "generate")
+        )
+    ) - {"self", "inputs", "kwargs"}
+
+
+def nearest(name: str, known: set[str]) -> str:
+    """A sentence that names the argument that was likely meant, if there is one."""
+    close = difflib.get_close_matches(name, [*known, *OWN_ARGUMENTS], n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 class ImageToTextPipeline(Pipeline):
@@ -25,8 +47,8 @@ class ImageToTextPipeline(Pipeline):
 
     Arguments of the call, or of the pipeline for every call:
 
-    - `max_new_tokens` (`int`): at most so many tokens;
-    - `generate_kwargs` (`dict`): all other arguments of `generate()`;
+    - `max_new_tokens`, `num_beams` and all other arguments of `generate()`;
+    - `generate_kwargs` (`dict`): more of them, as transformers 4 had it;
     - `prompt` (`str`): what the captions continue, and begin with;
     - `timeout` (`float`): seconds to wait for a URL, for ever by default;
     - `batch_size` (`int`): images that go through the model together, 1 by default.
@@ -49,24 +71,22 @@ class ImageToTextPipeline(Pipeline):
 
     def _sanitize_parameters(
         self,
-        max_new_tokens: int | None = None,
         generate_kwargs: dict[str, Any] | None = None,
         prompt: str | None = None,
         timeout: float | None = None,
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if kwargs:
-            raise ValueError(
-                f"{', '.join(map(repr, sorted(kwargs)))}: no argument of this pipeline. It takes max_new_tokens, "
-                "generate_kwargs, prompt, timeout and batch_size; put arguments of generate() into generate_kwargs."
-            )
-        preprocessing = {"prompt": prompt, "timeout": timeout}
+        known = generation_arguments(self.model)
+        for name in kwargs:
+            if name not in known:
+                raise ValueError(f"{name!r} is no argument of this pipeline or of generate().{nearest(name, known)}")
         generation = dict(generate_kwargs or {})
-        if max_new_tokens is not None:
-            if "max_new_tokens" in generation:
-                raise ValueError("max_new_tokens is given twice: once by itself, once in generate_kwargs.")
-            generation["max_new_tokens"] = max_new_tokens
-        return {name: value for name, value in preprocessing.items() if value is not None}, generation, {}
+        twice = sorted(generation.keys() & kwargs.keys())
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: given twice, once by itself and once in generate_kwargs.")
+        preprocessing = {"prompt": prompt, "timeout": timeout}
+        preprocessing = {name: value for name, value in preprocessing.items() if value is not None}
+        return preprocessing, generation | kwargs, {}
 
     def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:
         """See the class. `images` is another name for `inputs`."""
@@ -76,10 +96,8 @@ class ImageToTextPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, image: Any, prompt: str | None = None, timeout: float | None = None) -> Any:
-        if isinstance(image, (str, os.PathLike)):
-            image = open_image(image, timeout, getattr(self.image_processor, "resizing", None))
-        elif isinstance(image, Image.Image):
-            image = ImageOps.exif_transpose(image)
+        if isinstance(image, str) and image.startswith(("http://", "https://")):
+            image = open_image(image, timeout)
         model_inputs = self.image_processor(images=image, return_tensors="pt").to(dtype=self.dtype)
         if prompt is not None:
             model_inputs.update(self.tokenizer(prompt, return_tensors="pt"))

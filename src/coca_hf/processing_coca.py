@@ -11,6 +11,22 @@ import os
 from typing import Any
 
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+# What the messages say, one text after the other, behind the start token: a prompt that the caption continues. Since
+# it begins with that token, the library adds neither a second one nor an end token.
+CHAT_TEMPLATE = """{{- bos_token }}
+{%- set said = namespace(anything=false) %}
+{%- for message in messages %}
+    {%- set parts = [{"type": "text", "text": message.content}] if message.content is string else message.content %}
+    {%- for part in parts if part.type == "text" and part.text %}
+        {{- " " if said.anything }}{{ part.text }}
+        {%- set said.anything = true %}
+    {%- endfor %}
+{%- endfor %}"""
 
 
 class CoCaProcessor(ProcessorMixin):
@@ -19,6 +35,8 @@ class CoCaProcessor(ProcessorMixin):
     `processor(images=..., text=...)` gives `pixel_values`, `input_ids` and `attention_mask`, of what is given. Texts
     are framed by start and end token, which is what contrastive and caption training need. The same call makes prompts
     for generation: `generate()` continues one that ends in the end token or in padding as if it did not.
+
+    Chat messages are understood as well, see `apply_chat_template`.
 
     Args:
         image_processor: A `CoCaImageProcessor`.
@@ -34,6 +52,31 @@ class CoCaProcessor(ProcessorMixin):
         # The image processor fetches images itself, and reads a large file at the size that the call asks for.
         _, *others = super().prepare_inputs_layout(images=None, **inputs)
         return images, *others
+
+    def validate_inputs(self, images: Any = None, text: Any = None, **inputs: Any) -> None:
+        """Raises `ValueError` where there is neither an image nor a text; warns of inputs that CoCa does not have."""
+        unknown = " and ".join(name for name in ("videos", "audio") if inputs.get(name) is not None)
+        if unknown:
+            problem = f"{type(self).__name__} takes images and text, not {unknown}: give frames of a video as images."
+            if images is None and text is None:
+                raise ValueError(problem)
+            logger.warning_once(problem)
+        super().validate_inputs(images=images, text=text, **inputs)
+
+    def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:
+        """Chat messages -> the prompt that their texts are, or with `tokenize=True` the inputs of `generate()`.
+
+        CoCa was not trained on conversations: the texts of all messages, whatever their roles, are joined by spaces
+        and make the beginning of the caption. A message with an image alone asks for a caption from its beginning.
+
+        Args:
+            conversation: A list of messages, or a list of such lists.
+            chat_template: Another template. By default that of the processor, if it was given one.
+            kwargs: As for every processor: `tokenize`, `return_dict`, `return_tensors`, `processor_kwargs` and others.
+        """
+        return super().apply_chat_template(
+            conversation, chat_template or self.chat_template or CHAT_TEMPLATE, **kwargs
+        )
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
