@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from PIL import Image
 
 from . import bundled_model
 from .pipeline_coca import ImageToTextPipeline
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, (str, Image.Image))
 
 
 class ImageTextToTextPipeline(transformers.ImageTextToTextPipeline):
@@ -16,12 +21,10 @@ class ImageTextToTextPipeline(transformers.ImageTextToTextPipeline):
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
         """See `transformers.ImageTextToTextPipeline`."""
-        if text is None and images is not None:
-            several = isinstance(images, (list, tuple))
-            if not several and not isinstance(images, dict) and not hasattr(images, "__next__"):
-                text = ""
-            elif several and not any(isinstance(image, (dict, list, tuple)) for image in images):
-                text = [""] * len(images)
+        if text is None and _is_image(images):
+            text = ""
+        elif text is None and isinstance(images, (list, tuple)) and images and all(map(_is_image, images)):
+            text = [""] * len(images)
         return super().__call__(images, text, **kwargs)
 
 
