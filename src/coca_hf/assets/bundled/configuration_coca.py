@@ -1,43 +1,36 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""CoCa model configuration.
+"""CoCa model configuration."""
 
-A checkpoint travels with all of the model's files. transformers copies those that a class's own file imports, which it
-finds by lines like the following, so every file names this one and this one names all the others: whichever class is
-saved or loaded, the folder is complete, and is so again when it is saved from code that came out of a folder.
-
-    from .diverse_beam_search_coca import diverse_beam_search
-    from .generation_coca import CoCaGenerationMixin
-    from .image_processing_coca import CoCaImageProcessor
-    from .modeling_coca import CoCaForCaptioning, CoCaModel
-    from .pipeline_coca import ImageToTextPipeline
-    from .processing_coca import CoCaProcessor
-    from .tokenization_coca import CoCaTokenizer
-"""
-
+import copy
 import math
 import os
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import transformers
+
+
+# Every file of the model imports this one first, so that an older release is refused in words, whatever is loaded.
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 24):
+    raise ImportError(
+        f"CoCa needs transformers 5.24 or newer, and transformers {transformers.__version__} is installed: "
+        "run pip install --upgrade transformers."
+    )
 
 from huggingface_hub.dataclasses import strict
-from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.utils import cached_file
 
 
-# Options of open_clip's towers that this architecture does not have. An unknown keyword would otherwise be kept
-# silently, and the model would load without the modules that the checkpoint was trained with.
-_UNSUPPORTED_OPTIONS = {
-    "timm_model_name": "timm vision towers",
-    "hf_model_name": "Hugging Face text towers",
-    "block_type": "experimental attention blocks",
-    "qk_norm": "experimental attention blocks",
-    "scaled_cosine_attn": "experimental attention blocks",
-    "scale_heads": "experimental attention blocks",
-    "scale_attn_inner": "experimental attention blocks",
-    "scale_attn": "experimental attention blocks",
-    "scale_fc": "experimental attention blocks",
-}
+if TYPE_CHECKING:
+    # transformers saves a class's own file and those that it imports, and finds imports by their lines, these too.
+    # Every file of the model imports this one and this one names the others, so a saved folder has all of them.
+    from .generation_coca import CoCaGenerationMixin  # noqa: F401
+    from .image_processing_coca import CoCaImageProcessor  # noqa: F401
+    from .modeling_coca import CoCaForCaptioning  # noqa: F401
+    from .pipeline_coca import ImageToTextPipeline  # noqa: F401
+    from .processing_coca import CoCaProcessor  # noqa: F401
+    from .tokenization_coca import CoCaTokenizer  # noqa: F401
+
 
 _LAYER_TP_PLAN = {
     "self_attn.q_proj": "colwise",
@@ -49,17 +42,31 @@ _LAYER_TP_PLAN = {
 }
 
 
-class _CoCaTowerConfig(PreTrainedConfig):
-    """What the three transformer stacks share: refusal of unsupported options, and validation."""
+class _CoCaPreTrainedConfig(PreTrainedConfig):
+    """What all configurations share: a saved one says which file holds the classes of what it configures."""
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        for name, feature in _UNSUPPORTED_OPTIONS.items():
-            if kwargs.pop(name, None):
-                raise ValueError(f"{type(self).__name__} does not support {name}: CoCa here has no {feature}.")
-        super().__post_init__(**kwargs)
+    _auto_class = "AutoConfig"
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Saves the configuration and the model's Python files, and names the class for each Auto class."""
+        self.auto_map = {name: f"modeling_coca.{model_class}" for name, model_class in self._auto_classes().items()}
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def _auto_classes(self) -> dict[str, str]:
+        """Auto class -> model class. The library adds `AutoConfig` itself."""
+        return {}
+
+
+class _CoCaTowerConfig(_CoCaPreTrainedConfig):
+    """What the three transformer stacks share."""
 
     def validate_architecture(self) -> None:
         """Refuses sizes that no model can be built with; called when a config is made."""
+        # Not above: it brings half of the library with it.
+        from transformers.activations import ACT2FN
+
         for name in ("hidden_size", "intermediate_size", "num_attention_heads"):
             _require_at_least(self, name, 1)
         _require_at_least(self, "num_hidden_layers", 0)
@@ -69,6 +76,32 @@ class _CoCaTowerConfig(PreTrainedConfig):
             raise ValueError(f"hidden_act={self.hidden_act!r} is not an activation; use one of {sorted(ACT2FN)}.")
         if self.layer_norm_eps <= 0:
             raise ValueError(f"layer_norm_eps={self.layer_norm_eps} must be positive.")
+
+
+class _CoCaProjectedTowerConfig(_CoCaTowerConfig):
+    """What the vision and the text tower share: each stands alone, with or without its projection."""
+
+    _model_class: ClassVar[str]
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        content, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        part = content.get(cls.base_config_key)
+        if part is not None and part.get("projection_dim") is None:
+            # A whole model's folder that was saved when only the whole configuration had this field.
+            part["projection_dim"] = content.get("projection_dim", CoCaConfig.projection_dim)
+        return content, unused
+
+    def validate_architecture(self) -> None:
+        super().validate_architecture()
+        if self.projection_dim is not None:
+            _require_at_least(self, "projection_dim", 1)
+
+    def _auto_classes(self) -> dict[str, str]:
+        with_projection = f"{self._model_class}WithProjection"
+        return {"AutoModel": with_projection if with_projection in (self.architectures or ()) else self._model_class}
 
 
 def _require_at_least(config: PreTrainedConfig, name: str, minimum: int) -> None:
@@ -98,7 +131,7 @@ def _as_pair(config: PreTrainedConfig, name: str) -> tuple[int, int]:
 
 
 @strict
-class CoCaVisionConfig(_CoCaTowerConfig):
+class CoCaVisionConfig(_CoCaProjectedTowerConfig):
     r"""
     Configuration of the vision tower: a ViT and its attentional poolers.
 
@@ -138,6 +171,9 @@ class CoCaVisionConfig(_CoCaTowerConfig):
         final_norm_after_pool (`bool`, defaults to `False`):
             Without a pooler, whether the final layer norm is applied to the pooled vector only.
         initializer_range (`float`, defaults to 0.02): Standard deviation of the patch embedding's initial weights.
+        projection_dim (`int`, *optional*):
+            Width of the space that images and texts share, for `CoCaVisionModelWithProjection`. A [`CoCaConfig`] sets
+            it to its own.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: A field has a wrong type or an impossible value.
@@ -145,6 +181,7 @@ class CoCaVisionConfig(_CoCaTowerConfig):
 
     model_type = "coca_vision_model"
     base_config_key = "vision_config"
+    _model_class = "CoCaVisionModel"
     base_model_tp_plan = {f"layers.*.{name}": style for name, style in _LAYER_TP_PLAN.items()}
     base_model_fsdp_plan = {"layers.*": "free_full_weight", "embeddings": "keep_full_weight"}
 
@@ -239,7 +276,7 @@ class CoCaVisionConfig(_CoCaTowerConfig):
 
 
 @strict
-class CoCaTextConfig(_CoCaTowerConfig):
+class CoCaTextConfig(_CoCaProjectedTowerConfig):
     r"""
     Configuration of the unimodal text tower.
 
@@ -268,6 +305,9 @@ class CoCaTextConfig(_CoCaTowerConfig):
         bos_token_id (`int`, defaults to 49406): Id that starts a text.
         eos_token_id (`int`, defaults to 49407): Id that ends a text.
         initializer_range (`float`, defaults to 0.02): Standard deviation of the token embedding's initial weights.
+        projection_dim (`int`, *optional*):
+            Width of the space that images and texts share, for `CoCaTextModelWithProjection`. A [`CoCaConfig`] sets
+            it to its own.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: A field has a wrong type or an impossible value.
@@ -275,6 +315,7 @@ class CoCaTextConfig(_CoCaTowerConfig):
 
     model_type = "coca_text_model"
     base_config_key = "text_config"
+    _model_class = "CoCaTextModel"
     base_model_tp_plan = {f"layers.*.{name}": style for name, style in _LAYER_TP_PLAN.items()}
     base_model_fsdp_plan = {"layers.*": "free_full_weight", "embeddings": "keep_full_weight"}
 
@@ -358,21 +399,26 @@ class CoCaMultimodalConfig(_CoCaTowerConfig):
             _require_at_least(self, "cross_attention_hidden_size", 1)
 
 
-def _is_open_clip_checkpoint(name: str | os.PathLike[str], kwargs: dict[str, Any]) -> bool:
-    """Whether a folder or Hub repository holds what open_clip saves."""
-    given: dict[str, Any] = {
-        key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in kwargs
-    }
-    given |= {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    names = ("open_clip_config.json", "open_clip_pytorch_model.bin", "open_clip_model.safetensors")
-    try:
-        return any(cached_file(name, file, **given) is not None for file in names)
-    except OSError:  # no such repository
-        return False
+def _complete(config_class: type[PreTrainedConfig], given: Any, **decided: Any) -> Any:
+    """
+    A part's configuration, with the fields that the whole one decides.
+
+    Args:
+        config_class: The part's class.
+        given: A configuration, a dictionary of its fields, or None. A configuration is not changed but copied.
+        decided: Fields that are filled in where the part leaves them None.
+    """
+    if given is None or isinstance(given, dict):
+        given = config_class(**(given or {}))
+    missing = {name: value for name, value in decided.items() if getattr(given, name) is None}
+    config = copy.deepcopy(given) if missing else given
+    for name, value in missing.items():
+        setattr(config, name, value)
+    return config
 
 
 @strict
-class CoCaConfig(PreTrainedConfig):
+class CoCaConfig(_CoCaPreTrainedConfig):
     r"""
     Configuration of a CoCa model: a vision tower, a text tower, and a multimodal decoder.
 
@@ -389,6 +435,7 @@ class CoCaConfig(PreTrainedConfig):
             Whether scale and bias are stored with shape (1,) rather than (), as FSDP needs.
         caption_loss_weight (`float`, defaults to 2.0): Weight of the captioning loss.
         contrastive_loss_weight (`float`, defaults to 1.0): Weight of the contrastive loss.
+        use_cache (`bool`, defaults to `True`): Whether the captioner returns keys and values for the next step.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: A field has a wrong type or an impossible value, or two towers do
@@ -404,7 +451,6 @@ class CoCaConfig(PreTrainedConfig):
     ```"""
 
     model_type = "coca"
-    _auto_class = "AutoConfig"
     sub_configs = {
         "vision_config": CoCaVisionConfig,
         "text_config": CoCaTextConfig,
@@ -412,11 +458,29 @@ class CoCaConfig(PreTrainedConfig):
     }
     # Those of the parts are enough; the library's default names modules that CoCa does not have.
     base_model_fsdp_plan: ClassVar[dict[str, str]] = {}
-    keys_to_ignore_at_inference = ["cache", "image_outputs", "text_model_output", "vision_model_output"]
+    # What is left of a captioner's outputs for Trainer's metrics are the logits alone.
+    keys_to_ignore_at_inference = [
+        "caption_loss",
+        "contrastive_loss",
+        "image_embeds",
+        "text_embeds",
+        "cache",
+        "image_outputs",
+        "text_model_output",
+        "vision_model_output",
+    ]
 
-    vision_config: dict | CoCaVisionConfig | None = None
-    text_config: dict | CoCaTextConfig | None = None
-    multimodal_config: dict | CoCaMultimodalConfig | None = None
+    if TYPE_CHECKING:
+        # A part may be given as a dictionary or left out, and is a configuration once this one is made.
+        vision_config: CoCaVisionConfig
+        text_config: CoCaTextConfig
+        multimodal_config: CoCaMultimodalConfig
+
+        def __init__(self, **kwargs: Any) -> None: ...
+    else:
+        vision_config: dict | CoCaVisionConfig | None = None
+        text_config: dict | CoCaTextConfig | None = None
+        multimodal_config: dict | CoCaMultimodalConfig | None = None
     projection_dim: int = 512
     logit_scale_init_value: int | float = math.log(1 / 0.07)
     logit_bias_init_value: int | float | None = None
@@ -426,52 +490,45 @@ class CoCaConfig(PreTrainedConfig):
     use_cache: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.vision_config is None or isinstance(self.vision_config, dict):
-            self.vision_config = CoCaVisionConfig(**(self.vision_config or {}))
-        if self.text_config is None or isinstance(self.text_config, dict):
-            self.text_config = CoCaTextConfig(**(self.text_config or {}))
-        if self.multimodal_config is None or isinstance(self.multimodal_config, dict):
-            self.multimodal_config = CoCaMultimodalConfig(**(self.multimodal_config or {}))
-        if self.multimodal_config.cross_attention_hidden_size is None:
-            self.multimodal_config.cross_attention_hidden_size = self.vision_config.image_tokens_hidden_size
-        for tower in (self.vision_config, self.text_config):
-            tower.projection_dim = self.projection_dim
+        projection_dim = self.projection_dim
+        self.vision_config = _complete(CoCaVisionConfig, self.vision_config, projection_dim=projection_dim)
+        self.text_config = _complete(CoCaTextConfig, self.text_config, projection_dim=projection_dim)
+        self.multimodal_config = _complete(
+            CoCaMultimodalConfig,
+            self.multimodal_config,
+            cross_attention_hidden_size=self.vision_config.image_tokens_hidden_size,
+        )
         super().__post_init__(**kwargs)
 
-    @classmethod
-    def get_config_dict(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        failure = None
-        try:
-            config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        except OSError as error:
-            config, unused, failure = {}, {}, error
-        # Of a folder without config.json the library takes the defaults, and later complains of the weights' name.
-        if not config and _is_open_clip_checkpoint(pretrained_model_name_or_path, kwargs):
-            raise OSError(
-                f"'{pretrained_model_name_or_path}' holds an open_clip checkpoint, which has to be converted first: "
-                f"coca-hf convert {pretrained_model_name_or_path} FOLDER"
-            ) from failure
-        if failure is not None:
-            raise failure
-        return config, unused
+    @property
+    def pad_token_id(self) -> int | None:
+        """The text tower's, where the library's trainers look for it."""
+        return self.text_config.pad_token_id
+
+    @pad_token_id.setter
+    def pad_token_id(self, value: int | None) -> None:
+        self.text_config.pad_token_id = value
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """Saves the configuration with the model's Python files, and says which of them holds which class."""
-        self.auto_map = {
-            "AutoConfig": "configuration_coca.CoCaConfig",
-            "AutoModel": "modeling_coca.CoCaModel",
-            "AutoModelForZeroShotImageClassification": "modeling_coca.CoCaModel",
-        }
-        if self.multimodal_config.num_hidden_layers:
-            self.auto_map["AutoModelForImageTextToText"] = "modeling_coca.CoCaForCaptioning"
+        """Saves the configuration and the model's Python files, and names the class for each Auto class and task."""
+        if self._has_captioner():
             self.custom_pipelines = {
                 "image-to-text": {"impl": "pipeline_coca.ImageToTextPipeline", "pt": ["AutoModelForImageTextToText"]}
             }
+        elif hasattr(self, "custom_pipelines"):
+            del self.custom_pipelines  # read from a captioner's folder
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def _has_captioner(self) -> bool:
+        """Whether what is saved can caption: not where the weights beside it are those of the towers alone."""
+        return bool(self.multimodal_config.num_hidden_layers) and self.architectures != ["CoCaModel"]
+
+    def _auto_classes(self) -> dict[str, str]:
+        towers = ("AutoModel", "AutoModelForZeroShotImageClassification")
+        captioner = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM") if self._has_captioner() else ()
+        return dict.fromkeys(towers, "CoCaModel") | dict.fromkeys(captioner, "CoCaForCaptioning")
 
     def validate_architecture(self) -> None:
         """Refuses towers that do not fit each other; called when a config is made."""
@@ -479,6 +536,13 @@ class CoCaConfig(PreTrainedConfig):
         _require_at_least(self, "projection_dim", 1)
         for name in ("caption_loss_weight", "contrastive_loss_weight"):
             _require_at_least(self, name, 0)
+        for name in ("vision_config", "text_config"):
+            part = getattr(self, name)
+            if part.projection_dim != self.projection_dim:
+                raise ValueError(
+                    f"{name}.projection_dim={part.projection_dim} must equal projection_dim={self.projection_dim}: "
+                    "leave it out."
+                )
         if text.projection_type == "none" and text.hidden_size != self.projection_dim:
             raise ValueError(
                 f"text_config.projection_type='none' needs text_config.hidden_size={text.hidden_size} to equal "
@@ -497,7 +561,8 @@ class CoCaConfig(PreTrainedConfig):
         if multimodal.cross_attention_hidden_size != vision.image_tokens_hidden_size:
             raise ValueError(
                 f"multimodal_config.cross_attention_hidden_size={multimodal.cross_attention_hidden_size} must equal "
-                f"{vision.image_tokens_hidden_size}, the width of the image tokens that vision_config gives: leave it out."
+                f"{vision.image_tokens_hidden_size}, the width of the image tokens that vision_config gives: leave it "
+                "out."
             )
 
 

@@ -1,17 +1,18 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""CoCa's image transforms: open_clip's pixels from Pillow and numpy, without torchvision.
+"""CoCa's image transforms: open_clip's pixels from Pillow and numpy, without torchvision."""
 
-Naming the configuration here keeps the files of a saved model together (see there):
+# This comes first: it refuses an older transformers in words. It also leads the Hub's loader to the other files.
+from .configuration_coca import CoCaConfig  # noqa: F401
 
-    from .configuration_coca import CoCaConfig
-"""
 
+# isort: split
 import base64
 import binascii
 import math
 import os
 import urllib.request
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +21,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 from transformers.image_processing_backends import PilBackend
-from transformers.image_processing_utils import BatchFeature
+from transformers.image_processing_utils import BatchFeature, get_size_dict
 from transformers.image_utils import (
     OPENAI_CLIP_MEAN,
     OPENAI_CLIP_STD,
@@ -34,10 +35,15 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 
+# Each file of a saved model reaches all others by imports, so that a copy of one brings the rest along.
+
+
 RESIZE_MODES = ("shortest", "longest", "squash")
 # Beyond this many pixels an image is resized only where the crop looks: 64 megapixels are 200 MB in RGB. Ordinary
 # photographs resized to 224 stay a thousand times below it, extreme shapes such as 100000 x 1 do not.
 MAX_RESIZED_PIXELS = 2**26
+# How far rounding may take a float image out of 0..1, as undoing a normalisation does.
+UNIT_RANGE_TOLERANCE = 1e-3
 # A file is decoded at a fraction only if that leaves so many times the size it is resized to. The difference from full
 # decoding falls with it: for photographs at 2, 3, 4 and 6 times, a mean of up to 1.6, 0.7, 0.4 and 0.2 levels of 255.
 REDUCED_SIZE_RATIO = 4
@@ -51,8 +57,8 @@ class CoCaImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-
     fill_color:
         Value of the pixels that a crop adds, in the image's own mode, as a number for all channels or one for each.
     do_reduce:
-        Whether to decode a JPEG file at 1/2, 1/4 or 1/8 of its size where at least four times the size that it is
-        resized to remains.
+        Whether to decode JPEG files at a fraction of their size where that leaves at least four times the size that
+        they are resized to. False by default; see the class.
     """
 
     resize_mode: Literal["shortest", "longest", "squash"] | None
@@ -97,7 +103,7 @@ class Resizing(NamedTuple):
 def open_image(
     source: str | os.PathLike[str], timeout: float | None = None, resizing: Resizing | None = None
 ) -> Image.Image:
-    """An upright image, in the mode in which it is stored.
+    """An image as it is stored: in its own mode, not yet turned by its orientation tag.
 
     transformers' `load_image` converts to RGB here already, which differs from open_clip for images with a palette or
     transparency, and clips 16-bit ones.
@@ -131,14 +137,13 @@ def open_image(
         if resizing and isinstance(image, JpegImageFile):
             reduced = decode_reduced(image, resizing)
             if reduced is not None:
-                return ImageOps.exif_transpose(reduced)
-        # In place, since a copy of a large image takes half as long as decoding it.
-        ImageOps.exif_transpose(image, in_place=True)
+                return reduced
+        image.load()
     return image
 
 
 def decode_reduced(image: JpegImageFile, resizing: Resizing) -> Image.Image | None:
-    """An image not yet decoded -> the one that `resizing` makes of it, not yet upright; None if it is not much larger.
+    """An image not yet decoded -> the one that `resizing` makes of it; None if it is not much larger.
 
     libjpeg scales in its inverse cosine transform, at a fraction of the time of decoding and resizing everything.
     """
@@ -152,6 +157,17 @@ def decode_reduced(image: JpegImageFile, resizing: Resizing) -> Image.Image | No
     # Where the fraction leaves a remainder, the last pixels lie partly outside the picture.
     _, box = drafted
     return image.resize((wanted_width, wanted_height), resizing.resample, box=box)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """`image` turned as its orientation tag says; the same object where there is nothing to turn."""
+    # PNG may hold the tag behind the pixels, and TIFF is turned, its tag dropped, as it loads.
+    image.load()
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # metadata broken in any way leaves the image as it is
+        return image
+    return image if orientation == 1 else ImageOps.exif_transpose(image)
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
@@ -168,38 +184,72 @@ def eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(np.clip(levels, 0, 65535) / 257).astype(np.uint8))
 
 
-def array_to_image(array: np.ndarray, input_data_format: str | ChannelDimension | None) -> tuple[Image.Image, bool]:
-    """(height, width), (height, width, channels) or (channels, height, width) -> image, and whether values were 0..1.
-
-    Floats are rounded to 8 bits, since that is what Pillow resizes.
+def channels_last(image: Any, input_data_format: str | ChannelDimension | None) -> np.ndarray:
+    """Array or tensor (height, width), (height, width, channels) or (channels, height, width) -> with channels last.
 
     Raises:
-        ValueError: Values or number of channels are those of no image.
+        ValueError: The shape is that of no image.
     """
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()
+    array = np.asarray(image)
+    if array.ndim == 2:
+        return array[..., None]
     if array.ndim == 3:
         if input_data_format is None:
-            input_data_format = infer_channel_dimension_format(array, num_channels=(1, 2, 3, 4))
+            # Two channels are the least likely: a colour image of two rows is no such image.
+            usual = {1, 3, 4}.intersection((array.shape[0], array.shape[-1]))
+            input_data_format = infer_channel_dimension_format(array, num_channels=(1, 3, 4) if usual else (2,))
         if ChannelDimension(input_data_format) == ChannelDimension.FIRST:
             array = np.moveaxis(array, 0, -1)
-        if array.shape[-1] == 1:
-            array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] > 4):
+    if array.ndim != 3 or array.shape[-1] > 4:
         raise ValueError(f"An image has 2 dimensions, or 3 with 1 to 4 channels; this array has shape {array.shape}.")
+    return array
+
+
+def image_of_levels(levels: np.ndarray) -> Image.Image:
+    """(height, width, channels) of 0..255 -> Pillow image of 8 bits."""
+    levels = np.ascontiguousarray(levels[..., 0] if levels.shape[-1] == 1 else levels, dtype=np.uint8)
+    return Image.fromarray(levels)
+
+
+def integers_to_image(array: np.ndarray) -> Image.Image:
+    """Integers 0..255, uint16 0..65535 or booleans (height, width, channels) -> Pillow image of 8 bits.
+
+    Raises:
+        ValueError: A value lies outside of 0..255.
+    """
+    if array.dtype == bool:
+        return image_of_levels(array * np.uint8(255))
+    if array.dtype == np.uint16:
+        return image_of_levels(np.rint(array / 257))
     low, high = (array.min(), array.max()) if array.size else (0, 0)
-    unit_range = array.dtype == bool or (np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 1)
-    if unit_range:
-        array = array * 255.0
-    elif array.dtype == np.uint16:
-        array = array / 257
-    elif not (low >= 0 and high <= 255):
+    if low < 0 or high > 255:
         raise ValueError(
-            f"Pixels of type {array.dtype} lie between {low} and {high}. Give 0 to 255, 0 to 1 as floats, or uint16; "
-            "undo any normalisation, which is this processor's work."
+            f"Pixels of type {array.dtype} hold 0 to 255 (uint16: 0 to 65535), but these lie between {low} and {high}."
         )
-    return Image.fromarray(np.ascontiguousarray(np.rint(array).astype(np.uint8))), bool(unit_range)
+    return image_of_levels(array)
 
 
-def resize(image: Image.Image, size: tuple[int, int], resample: int, crop: tuple[int, int] | None) -> Image.Image:
+def unit_floats(array: np.ndarray) -> np.ndarray:
+    """Floats 0..1, of any precision, as float32. What rounding put outside of 0..1 is clipped.
+
+    Raises:
+        ValueError: A value lies outside of 0..1 by more than `UNIT_RANGE_TOLERANCE`, or is not a number.
+    """
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    if not (low >= -UNIT_RANGE_TOLERANCE and high <= 1 + UNIT_RANGE_TOLERANCE):
+        raise ValueError(
+            f"Pixels of a float type hold 0 to 1, but these, of type {array.dtype}, lie between {low} and {high}. "
+            "Divide levels by 255 or convert them to uint8; undo any normalisation, which is this processor's work."
+        )
+    return np.clip(array, 0, 1).astype(np.float32)
+
+
+def resize_visible(
+    image: Image.Image, size: tuple[int, int], resample: int, crop: tuple[int, int] | None
+) -> Image.Image:
     """`image` at `size` (height, width); of an enormous `size` only the middle that a centred `crop` can see.
 
     Pillow takes the nearest pixel for palette and 1-bit images, and weighs colours by alpha, whatever `resample` says.
@@ -228,7 +278,7 @@ def visible_span(length: int, crop: int, scale: float) -> tuple[int, int]:
 
 
 def center_crop(
-    image: Image.Image, size: tuple[int, int], fill_color: int | list[int] | tuple[int, ...]
+    image: Image.Image, size: tuple[int, int], fill_color: float | list[int] | tuple[int, ...]
 ) -> Image.Image:
     """The middle of `image` at exactly `size` (height, width), filled up where the image is smaller.
 
@@ -239,7 +289,7 @@ def center_crop(
     missing_x, missing_y = max(width - image.width, 0), max(height - image.height, 0)
     if missing_x or missing_y:
         bands = len(image.getbands())
-        fill = [fill_color] * bands if isinstance(fill_color, int) else list(fill_color)
+        fill: list[Any] = [fill_color] * bands if isinstance(fill_color, (int, float)) else list(fill_color)
         if len(fill) != bands:
             image = image.convert("RGB")
         border = (missing_x // 2, missing_y // 2, (missing_x + 1) // 2, (missing_y + 1) // 2)
@@ -248,29 +298,43 @@ def center_crop(
     return image.crop((left, top, left + width, top + height))
 
 
+def check_resizing(size: SizeDict, resize_mode: str) -> None:
+    """Raises `ValueError` where `size` does not say what `resize_mode` needs."""
+    if resize_mode not in RESIZE_MODES:
+        raise ValueError(f"resize_mode={resize_mode!r} is not one of {', '.join(map(repr, RESIZE_MODES))}.")
+    keys = set(dict(size))
+    if keys == {"height", "width"} or (keys == {"shortest_edge"} and resize_mode == "shortest"):
+        return
+    needed = "{'height': h, 'width': w}"
+    if resize_mode == "shortest":
+        needed = "{'shortest_edge': n} or " + needed
+    raise ValueError(f"size={dict(size)} does not go with resize_mode={resize_mode!r}, which needs {needed}.")
+
+
 class CoCaImageProcessor(PilBackend):
     """Resize, crop, RGB, rescale, normalise: open_clip's preprocessing to the bit, on any image Pillow opens.
 
     The order matters: images are resized and cropped as they are stored and become RGB last, so that palettes,
     transparency and CMYK come out as in open_clip. 16-bit grayscale is scaled to 8 bits first (open_clip clips it).
-    Files and URLs are turned upright by their orientation tag; images already opened are taken as they are.
+    Images are turned upright by their orientation tag, whether they are given as files or opened.
 
     `size` is the target: `{"shortest_edge": n}` for n x n, or `{"height": h, "width": w}`. `resize_mode` says how to
     reach it: "shortest" covers it, "longest" fits into it, and `crop_size` cuts or fills up what differs; "squash"
     hits it exactly. With "shortest" and a target that is not square, open_clip always resizes bicubically.
 
-    Arrays hold 0..255, or 0..1 as floats, which are then not rescaled again whatever `do_rescale` says.
+    The type of an array says what its values mean, never the values themselves: integers hold 0..255 (uint16 0..65535)
+    and are rescaled; floats hold 0..1 and are not rescaled, whatever `do_rescale` says. Resizing rounds floats to 8
+    bits, since that is what Pillow resizes; without resizing they keep their precision.
 
-    The one exception from equal pixels, and only for JPEG files that are given by path, URL or base64: one of at least
-    eight times the size it is resized to (12 megapixels for 224) is decoded at 1/2, 1/4 or 1/8, which leaves at least
-    four times that size and takes about a third of the time. Measured with the bundled model, photographs and drawings
-    differ by at most 0.5 levels of 255 on average and 7 in a pixel, their embeddings by less than 2e-5 in cosine; a
-    page of black print on white, where full decoding clips what overshoots white, by 1.4, 15 and 2e-4. Hence the
-    default, which leaves images already opened, all that open_clip takes, to the bit. `do_reduce=False` decodes in
-    full.
+    `do_reduce=True` decodes JPEG files of at least eight times the size they are resized to (12 megapixels for 224) at
+    1/2, 1/4 or 1/8, in about a third of the time. It concerns files given by path, URL or base64, not opened images.
+    Measured with the bundled model, photographs and drawings differ by at most 0.5 levels of 255 on average and 7 in a
+    pixel, their embeddings by less than 2e-5 in cosine; a page of black print on white, where full decoding clips what
+    overshoots white, by 1.4, 15 and 2e-4.
 
     Raises:
-        ValueError: On construction or call, a `size` that does not say what `resize_mode` needs.
+        ValueError: On construction or call, a `size` that does not say what `resize_mode` needs; on call, an image
+            without pixels, or values that its type does not hold.
     """
 
     _auto_class = "AutoImageProcessor"
@@ -290,33 +354,38 @@ class CoCaImageProcessor(PilBackend):
     do_convert_rgb = True
     resize_mode = "shortest"
     fill_color = 0
-    do_reduce = True
+    do_reduce = False
 
     def __init__(self, **kwargs: Unpack[CoCaImageProcessorKwargs]) -> None:
         super().__init__(**kwargs)
         if self.do_resize:
-            self._validate_resizing(self.size, self.resize_mode)
+            check_resizing(self.size, self.resize_mode)
 
-    @staticmethod
-    def _validate_resizing(size: SizeDict, resize_mode: str) -> None:
-        if resize_mode not in RESIZE_MODES:
-            raise ValueError(f"resize_mode={resize_mode!r} is not one of {', '.join(map(repr, RESIZE_MODES))}.")
-        keys = set(dict(size))
-        if keys == {"height", "width"} or (keys == {"shortest_edge"} and resize_mode == "shortest"):
-            return
-        needed = (
-            "{'shortest_edge': n} or {'height': h, 'width': w}"
-            if resize_mode == "shortest"
-            else ("{'height': h, 'width': w}")
+    def preprocess(self, images: ImageInput, *args: Any, **kwargs: Unpack[CoCaImageProcessorKwargs]) -> BatchFeature:
+        """Images, paths or URLs, one or several -> `pixel_values`.
+
+        Args:
+            images: An image (PIL, numpy or torch), a path or URL, a list of them, or a batch as one array.
+            kwargs: What shall differ from the processor's own settings, and `return_tensors`.
+
+        Returns:
+            `pixel_values`: float32 (images, channels, height, width).
+        """
+        if kwargs.get("do_reduce", self.do_reduce):
+            images = self.fetch_images(images, self._resizing(**kwargs))
+        return super().preprocess(images, *args, **kwargs)
+
+    def _resizing(self, **kwargs: Any) -> Resizing | None:
+        """What a call with `kwargs` will do to the images that it opens; None if a reduced decoding does not serve."""
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        do_resize, resample, mode, size = (
+            given.get(name, getattr(self, name)) for name in ("do_resize", "resample", "resize_mode", "size")
         )
-        raise ValueError(f"size={dict(size)} does not go with resize_mode={resize_mode!r}, which needs {needed}.")
-
-    def _validate_preprocess_kwargs(
-        self, do_resize: bool | None = None, size: SizeDict | None = None, resize_mode: str = "shortest", **kwargs: Any
-    ) -> None:
-        super()._validate_preprocess_kwargs(do_resize=do_resize, size=size, **kwargs)
-        if do_resize:
-            self._validate_resizing(size, resize_mode)
+        if not do_resize or resample == PILImageResampling.NEAREST:
+            return None
+        size = SizeDict(**get_size_dict(size, default_to_square=self.default_to_square))
+        check_resizing(size, mode)
+        return Resizing(target_size(size), mode, resample)
 
     def fetch_images(self, image_url_or_urls: Any, resizing: Resizing | None = None) -> Any:
         """Images in place of the paths (`str` or `os.PathLike`) and URLs in nested lists; images stay as they are.
@@ -336,100 +405,157 @@ class CoCaImageProcessor(PilBackend):
             return image_url_or_urls[None]
         return image_url_or_urls
 
-    @property
-    def resizing(self) -> Resizing | None:
-        """What `open_image` needs to read a file as this processor would."""
-        return self._resizing(self.do_reduce, self.do_resize, self.size, self.resize_mode, self.resample)
-
-    @staticmethod
-    def _resizing(
-        do_reduce: bool, do_resize: bool, size: SizeDict, resize_mode: str, resample: int, **kwargs: Any
-    ) -> Resizing | None:
-        if not do_reduce or not do_resize or resample == PILImageResampling.NEAREST:
-            return None
-        return Resizing(target_size(size), resize_mode, resample)
-
-    def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        # The library fetches without saying what for; it finds images in place of the paths then.
-        images = self.fetch_images(images, self._resizing(**kwargs))
-        return super()._prepare_image_like_inputs(images, *args, **kwargs)
-
     def process_image(
-        self, image: ImageInput, input_data_format: str | ChannelDimension | None = None, **kwargs: Any
-    ) -> tuple[Image.Image, bool]:
-        """Any image -> a Pillow image of 8 bits a channel, and whether its values came as 0..1."""
+        self,
+        image: ImageInput,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """One image -> its pixels (channels, height, width), resized, cropped and in RGB as far as the arguments ask.
+
+        Images get their shape here, not in `_preprocess`, since an array cannot hold palettes and transparency.
+
+        Args:
+            image: PIL, numpy or torch.
+            do_convert_rgb: Whether to convert to RGB, last.
+            input_data_format: Where an array has its channels; by default it is inferred.
+            kwargs: The arguments of a call, such as `do_resize`, `size`, `do_center_crop` and `crop_size`.
+
+        Returns:
+            uint8, or float32 of 0..1 for an image of floats.
+        """
         if isinstance(image, Image.Image):
-            return eight_bit(image), False
-        if isinstance(image, torch.Tensor):
-            image = image.detach().cpu()
-            image = (image.float() if image.is_floating_point() else image).numpy()
-        return array_to_image(image, input_data_format)
+            return self._shaped(eight_bit(upright(image)), do_convert_rgb, **kwargs)
+        array = channels_last(image, input_data_format)
+        if not np.issubdtype(array.dtype, np.floating):
+            return self._shaped(integers_to_image(array), do_convert_rgb, **kwargs)
+        array = unit_floats(array)
+        if kwargs.get("do_resize"):
+            levels = self._shaped(image_of_levels(np.rint(array * 255)), do_convert_rgb, **kwargs)
+            return self.rescale(levels, 1 / 255)
+        return self._shaped_floats(np.moveaxis(array, -1, 0), do_convert_rgb, **kwargs)
+
+    def _shaped(
+        self,
+        image: Image.Image,
+        do_convert_rgb: bool | None,
+        do_resize: bool | None = None,
+        size: SizeDict | None = None,
+        do_center_crop: bool | None = None,
+        crop_size: SizeDict | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """Pillow image of 8 bits -> uint8 (channels, height, width)."""
+        if 0 in image.size:
+            raise ValueError(f"The image has no pixels: it is {image.width} x {image.height}.")
+        if do_resize:
+            image = self.resize(image, size, visible=crop_size if do_center_crop else None, **kwargs)
+        if do_center_crop:
+            image = self.center_crop(image, crop_size, **kwargs)
+        if do_convert_rgb:
+            image = image.convert("RGB")
+        return np.ascontiguousarray(np.moveaxis(np.atleast_3d(np.asarray(image)), -1, 0))
+
+    def _shaped_floats(
+        self,
+        pixels: np.ndarray,
+        do_convert_rgb: bool | None,
+        do_center_crop: bool | None = None,
+        crop_size: SizeDict | None = None,
+        fill_color: int | list[int] | tuple[int, ...] | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """The same for floats (channels, height, width) that are not resized, one channel at a time."""
+        if 0 in pixels.shape:
+            raise ValueError(f"The image has no pixels: its channels, height and width are {pixels.shape}.")
+        if do_convert_rgb:
+            pixels = pixels[:3] if len(pixels) >= 3 else pixels[[0, 0, 0]]
+        if not do_center_crop:
+            return pixels
+        fill = np.broadcast_to(np.asarray(fill_color or 0, dtype=np.float32) / 255, len(pixels)).tolist()
+        channels = [
+            self.center_crop(Image.fromarray(np.ascontiguousarray(channel)), crop_size, value)
+            for channel, value in zip(pixels, fill, strict=True)
+        ]
+        return np.stack([np.asarray(channel) for channel in channels])
+
+    def resize(
+        self,
+        image: Image.Image,
+        size: SizeDict,
+        resample: int | None = None,
+        resize_mode: str | None = None,
+        visible: SizeDict | None = None,
+        **kwargs: Any,
+    ) -> Image.Image:
+        """A Pillow image in its own mode -> at the size that `size` and `resize_mode` ask for.
+
+        `visible` is the centred crop that follows: of an enormous image, only what it can see is made.
+        """
+        mode = self.resize_mode if resize_mode is None else resize_mode
+        check_resizing(size, mode)
+        wanted = resized_size((image.height, image.width), target_size(size), mode)
+        crop = None if visible is None else (visible.height, visible.width)
+        return resize_visible(image, wanted, self.resample if resample is None else resample, crop)
+
+    def center_crop(
+        self,
+        image: Image.Image,
+        size: SizeDict,
+        fill_color: float | list[int] | tuple[int, ...] | None = None,
+        **kwargs: Any,
+    ) -> Image.Image:
+        """The middle of a Pillow image at exactly `size`, filled up with `fill_color` where the image is smaller."""
+        return center_crop(image, (size.height, size.width), self.fill_color if fill_color is None else fill_color)
+
+    def rescale(self, image: np.ndarray, scale: float, **kwargs: Any) -> np.ndarray:
+        """`image * scale` as float32."""
+        # Division, because open_clip divides by 255 in float32 and a product rounds otherwise.
+        return np.divide(image, np.float32(1 / scale), dtype=np.float32)
+
+    def normalize(
+        self, image: np.ndarray, mean: float | Iterable[float], std: float | Iterable[float], **kwargs: Any
+    ) -> np.ndarray:
+        """`(image - mean) / std` by channel, of and as float32 (channels, height, width).
+
+        Raises:
+            ValueError: `mean` or `std` has another number of values than the image has channels.
+        """
+        shift, scale = np.asarray(mean, dtype=np.float32), np.asarray(std, dtype=np.float32)
+        for name, values in (("image_mean", shift), ("image_std", scale)):
+            if values.ndim and len(values) != len(image):
+                raise ValueError(f"{name} has {len(values)} values, but the image has {len(image)} channels.")
+        normalized = image - shift.reshape(-1, 1, 1)
+        normalized /= scale.reshape(-1, 1, 1)
+        return normalized
 
     def _preprocess(
         self,
-        images: list[tuple[Image.Image, bool]],
-        return_tensors: str | None = None,
-        do_pad: bool | None = None,
-        pad_size: SizeDict | None = None,
-        **kwargs: Any,
-    ) -> BatchFeature:
-        arrays = [self._transform(image, unit_range, **kwargs) for image, unit_range in images]
-        if do_pad:
-            arrays = self.pad(arrays, pad_size=pad_size)
-        return BatchFeature(data={"pixel_values": arrays}, tensor_type=return_tensors)
-
-    def _transform(
-        self,
-        image: Image.Image,
-        unit_range: bool,
-        *,
-        do_resize: bool,
-        size: SizeDict,
-        resize_mode: str,
-        resample: int,
-        do_center_crop: bool,
-        crop_size: SizeDict,
-        fill_color: int | list[int],
-        do_convert_rgb: bool,
+        images: list[np.ndarray],
         do_rescale: bool,
         rescale_factor: float,
         do_normalize: bool,
         image_mean: float | tuple[float, ...],
         image_std: float | tuple[float, ...],
-        data_format: str | ChannelDimension | None,
+        do_pad: bool | None = None,
+        pad_size: SizeDict | None = None,
+        data_format: str | ChannelDimension | None = None,
+        return_tensors: str | None = None,
         **kwargs: Any,
-    ) -> np.ndarray:
-        """One image -> float32 (channels, height, width), or (height, width, channels) if `data_format` is last."""
-        crop = (crop_size.height, crop_size.width) if do_center_crop else None
-        if do_resize:
-            wanted = resized_size((image.height, image.width), target_size(size), resize_mode)
-            image = resize(image, wanted, resample, crop)
-        if crop:
-            image = center_crop(image, crop, fill_color)
-        if do_convert_rgb:
-            image = image.convert("RGB")
-        levels = np.atleast_3d(np.asarray(image))
-        # Channels first, and in place: several times as fast as arithmetic on rows of three values.
-        pixels = np.moveaxis(levels, -1, 0).astype(np.float32, order="C")
-        if unit_range:
-            pixels /= np.float32(255)
-        elif do_rescale:
-            # Division, because open_clip divides by 255 in float32 and a product rounds otherwise.
-            pixels /= np.float32(1 / rescale_factor)
-        if do_normalize:
-            self._normalize(pixels, image_mean, image_std)
-        last = data_format is not None and ChannelDimension(data_format) == ChannelDimension.LAST
-        return np.ascontiguousarray(np.moveaxis(pixels, 0, -1)) if last else pixels
-
-    @staticmethod
-    def _normalize(pixels: np.ndarray, mean: float | tuple[float, ...], std: float | tuple[float, ...]) -> None:
-        """(channels, height, width), by channel, in place."""
-        shift, scale = np.asarray(mean, dtype=np.float32), np.asarray(std, dtype=np.float32)
-        for name, values in (("image_mean", shift), ("image_std", scale)):
-            if values.ndim and len(values) != len(pixels):
-                raise ValueError(f"{name} has {len(values)} values, but the image has {len(pixels)} channels.")
-        pixels -= shift.reshape(-1, 1, 1)
-        pixels /= scale.reshape(-1, 1, 1)
+    ) -> BatchFeature:
+        """What `process_image` made -> `pixel_values`."""
+        processed = []
+        for image in images:
+            if do_rescale and image.dtype == np.uint8:
+                image = self.rescale(image, rescale_factor)
+            image = image.astype(np.float32, copy=False)
+            processed.append(self.normalize(image, image_mean, image_std) if do_normalize else image)
+        if do_pad:
+            processed = self.pad(processed, pad_size=pad_size)
+        if data_format is not None and ChannelDimension(data_format) == ChannelDimension.LAST:
+            processed = [np.ascontiguousarray(np.moveaxis(image, 0, -1)) for image in processed]
+        return BatchFeature(data={"pixel_values": processed}, tensor_type=return_tensors)
 
 
 __all__ = ["CoCaImageProcessor"]

@@ -2,6 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """CoCa: Contrastive Captioners are Image-Text Foundation Models (arXiv 2205.01917), in open_clip's variant."""
 
+# This comes first: it refuses an older transformers in words.
+from .configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
+
+
+# isort: split
 import copy
 import math
 from collections.abc import Callable
@@ -35,7 +40,6 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
 from .generation_coca import CoCaGenerationMixin, num_left_padding, text_position_ids, token_key_mask
 
 

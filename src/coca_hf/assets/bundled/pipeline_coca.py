@@ -1,12 +1,12 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""The pipeline "image-to-text" as transformers 4 had it.
+"""The pipeline "image-to-text" as transformers 4 had it."""
 
-Naming the configuration here keeps the files of a saved model together (see there):
+# This comes first: it refuses an older transformers in words. It also leads the Hub's loader to the other files.
+from .configuration_coca import CoCaConfig  # noqa: F401
 
-    from .configuration_coca import CoCaConfig
-"""
 
+# isort: split
 import os
 from typing import Any
 

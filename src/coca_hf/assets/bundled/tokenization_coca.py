@@ -1,12 +1,12 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""CoCa's tokenizer: open_clip's text cleaning and byte-pair encoding on the `tokenizers` backend.
+"""CoCa's tokenizer: open_clip's text cleaning and byte-pair encoding on the `tokenizers` backend."""
 
-Naming the configuration here keeps the files of a saved model together (see there):
+# This comes first: it refuses an older transformers in words. It also leads the Hub's loader to the other files.
+from .configuration_coca import CoCaConfig  # noqa: F401
 
-    from .configuration_coca import CoCaConfig
-"""
 
+# isort: split
 import gzip
 import html
 import json
@@ -19,7 +19,10 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
-from transformers.utils import logging
+from transformers.utils import logging, to_py_obj
+
+
+# Each file of a saved model reaches all others by imports, so that a copy of one brings the rest along.
 
 
 try:
@@ -33,6 +36,8 @@ logger = logging.get_logger(__name__)
 END_OF_WORD = "</w>"
 # "ſ" because open_clip's pattern ignores case, and the long s is a case variant of "s" that lower() keeps.
 WORD_PATTERN = r"'[sſ]|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+# What ftfy never changes: printable ASCII and white space without HTML entities.
+PLAIN_TEXT = re.compile(r"(?:[\t\n\r !-%'-~]|&(?![#\w]))*")
 # open_clip reads this many of the 262,144 merges in its vocabulary file, which makes 49,408 entries in all.
 OPEN_CLIP_MERGES = 49152 - 256 - 2
 
@@ -87,16 +92,18 @@ def read_merges(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
 def clean_text(text: str) -> str:
     """Mojibake repaired, HTML entities resolved twice, white space collapsed, lower case.
 
-    This is open_clip's `clean="lower"`. Without ftfy, text is composed (NFC) and not otherwise repaired.
+    This is open_clip's `clean="lower"`. Without ftfy, text is composed (NFC) and not otherwise repaired; the first
+    text that ftfy might have changed brings a warning.
     """
-    if ftfy is None:
+    if ftfy is not None:
+        text = ftfy.fix_text(text)
+    elif not PLAIN_TEXT.fullmatch(text):
         logger.warning_once(
             "ftfy is not installed: mojibake, curly quotes, ligatures, full-width letters and control characters stay "
-            "as they are, so texts that hold them get other token ids than in training. `pip install ftfy` cures it."
+            "as they are, so texts that hold them may get other token ids than in training. `pip install ftfy` cures "
+            "it."
         )
         text = unicodedata.normalize("NFC", text)
-    else:
-        text = ftfy.fix_text(text)
     text = html.unescape(html.unescape(text))
     return " ".join(text.split()).lower()
 
@@ -183,7 +190,6 @@ class CoCaTokenizer(TokenizersBackend):
         # Left by a call made before saving; as init arguments they would make the pad token special.
         backend.no_padding()
         backend.no_truncation()
-        self._tokenizer = backend
 
         added = {token.content for token in backend.get_added_tokens_decoder().values()}
         pad_is_ordinary = (
@@ -193,6 +199,7 @@ class CoCaTokenizer(TokenizersBackend):
         kwargs.setdefault("add_bos_token", frame is None or backend.token_to_id(str(bos_token)) in frame)
         kwargs.setdefault("add_eos_token", frame is None or backend.token_to_id(str(eos_token)) in frame)
         super().__init__(
+            tokenizer_object=backend,
             bos_token=bos_token,
             eos_token=eos_token,
             pad_token=None if pad_is_ordinary else pad_token,
@@ -244,23 +251,21 @@ class CoCaTokenizer(TokenizersBackend):
 
         Args:
             text_iterator: Texts or batches of texts.
-            vocab_size: Entries in all, new special tokens included; fewer if the texts do not yield as many merges.
+            vocab_size: Entries in all, new special tokens included; fewer if the texts do not yield as many merges,
+                more if the bytes and special tokens alone, which are never left out, are more.
             length: Number of items, for the progress bar.
             new_special_tokens: Further special tokens, put at the end.
-            special_tokens_map: Old -> new name of the start or end token.
+            special_tokens_map: Old -> new name of the start, end or pad token.
             kwargs: Arguments of `tokenizers.trainers.BpeTrainer`.
-
-        Raises:
-            ValueError: `vocab_size` leaves no room for the bytes and special tokens.
         """
         renamed = special_tokens_map or {}
-        bos_token, eos_token = (renamed.get(str(token), str(token)) for token in (self.bos_token, self.eos_token))
+        bos_token, eos_token, pad_token = (
+            renamed.get(token, token) for token in (self.bos_token, self.eos_token, self.pad_token)
+        )
         extra_tokens = [*self.extra_special_tokens, *(new_special_tokens or [])]
-        merge_count = vocab_size - 2 * 256 - len({bos_token, eos_token}) - len(extra_tokens)
-        if merge_count < 0:
-            raise ValueError(
-                f"vocab_size={vocab_size} is too small: bytes and special tokens alone are {vocab_size - merge_count}."
-            )
+        own_pad_token = {pad_token} - set(byte_characters()) - {None}
+        merge_count = vocab_size - 2 * 256 - len({bos_token, eos_token} | own_pad_token) - len(extra_tokens)
+        merge_count = max(merge_count, 0)
         backend = byte_pair_backend({}, [])
         characters = byte_characters()
         trainer = trainers.BpeTrainer(
@@ -277,7 +282,7 @@ class CoCaTokenizer(TokenizersBackend):
             merges=merges,
             bos_token=bos_token,
             eos_token=eos_token,
-            pad_token=self.pad_token,
+            pad_token=pad_token,
             extra_special_tokens=extra_tokens,
             model_max_length=self.model_max_length,
             padding_side=self.padding_side,
@@ -295,8 +300,25 @@ class CoCaTokenizer(TokenizersBackend):
             text = text.replace(token.lower(), token)
         return hide_after_punctuation(text, [token for token in (self.bos_token, self.eos_token) if token])
 
-    def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> Any:
-        return super()._encode_plus(self._clean(text), self._clean(text_pair), **kwargs)
+    def __call__(
+        self,
+        text: Any = None,
+        text_pair: Any = None,
+        text_target: Any = None,
+        text_pair_target: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Texts -> `input_ids` and `attention_mask`, by the arguments of every tokenizer of transformers."""
+        texts = (self._clean(given) for given in (text, text_pair, text_target, text_pair_target))
+        return super().__call__(*texts, **kwargs)
+
+    def encode(self, text: Any, text_pair: Any = None, **kwargs: Any) -> Any:
+        """The `input_ids` alone."""
+        return super().encode(self._clean(text), self._clean(text_pair), **kwargs)
+
+    def tokenize(self, text: Any, pair: Any = None, **kwargs: Any) -> list[str]:
+        """The tokens in the vocabulary's spelling; a word ends in `</w>`."""
+        return super().tokenize(self._clean(text), self._clean(pair), **kwargs)
 
     def _without_padding(self, token_ids: list[int]) -> list[int]:
         """The ids without the padding at the end, after an end token and before a start token."""
@@ -313,26 +335,41 @@ class CoCaTokenizer(TokenizersBackend):
             kept.append(token_id)
         return kept
 
-    def _decode(
+    def decode(
         self,
-        token_ids: int | list[int],
+        token_ids: Any,
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
         **kwargs: Any,
-    ) -> str:
-        token_ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
+    ) -> Any:
+        """Ids, or a batch of them as lists, array or tensor -> text, or a list of texts.
+
+        Args:
+            token_ids: One id, a sequence of ids or a batch of sequences.
+            skip_special_tokens: Whether to leave out start, end and padding.
+            clean_up_tokenization_spaces: Whether to take the space before punctuation away; None: as the tokenizer has
+                it.
+            kwargs: Further arguments of every tokenizer's `decode`.
+        """
+        token_ids = to_py_obj(token_ids)
+        if isinstance(token_ids, int):
+            token_ids = [token_ids]
+        if token_ids and isinstance(token_ids[0], (list, tuple)):
+            return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces, **kwargs) for row in token_ids]
         if skip_special_tokens:
             token_ids = self._without_padding(token_ids)
-        text = self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens).removesuffix(" ")
+        text = super().decode(token_ids, skip_special_tokens, clean_up_tokenization_spaces=False, **kwargs)
+        text = text.removesuffix(" ")
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
         # Words do not carry the space before them here, so unlike GPT's byte-pair encoding this one loses nothing.
         return self.clean_up_tokenization(text) if clean_up_tokenization_spaces else text
 
-    def _save_pretrained(self, *args: Any, **kwargs: Any) -> tuple[str, ...]:
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        return super()._save_pretrained(*args, **kwargs)
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """Saves the tokenizer without the padding and truncation that its last call has left in the backend."""
+        self.backend_tokenizer.no_padding()
+        self.backend_tokenizer.no_truncation()
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
 
 __all__ = ["CoCaTokenizer"]
