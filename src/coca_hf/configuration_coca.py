@@ -83,6 +83,12 @@ class _CoCaProjectedTowerConfig(_CoCaTowerConfig):
 
     _model_class: ClassVar[str]
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        # Of the classes with and without projection, AutoModel takes the one that this names.
+        if self.architectures is None:
+            self.architectures = [self._model_class]
+
     @classmethod
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
