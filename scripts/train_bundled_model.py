@@ -569,7 +569,7 @@ def save(model: CoCaForCaptioning, processor: CoCaProcessor, output: Path) -> No
 
 
 def leave_code_out(folder: Path) -> None:
-    """Removes the model's Python files, which the package has already, and what the folder's other files say of them."""
+    """Removes the model's Python files, which the package has already, and what other files say of them."""
     for path in folder.glob("*_coca.py"):
         path.unlink()
     for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
