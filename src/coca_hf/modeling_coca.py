@@ -35,6 +35,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
 from .generation_coca import CoCaGenerationMixin
+from .model_card_coca import CoCaModelCardMixin
 
 
 KeyValue = tuple[Tensor, Tensor]
@@ -664,7 +665,7 @@ class CoCaMultimodalLayer(nn.Module):
         return self.cross_attention_layer.project_image_tokens(image_tokens)
 
 
-class CoCaPreTrainedModel(PreTrainedModel):
+class CoCaPreTrainedModel(CoCaModelCardMixin, PreTrainedModel):
     """Weight initialisation and loading, shared by all CoCa models."""
 
     config: CoCaConfig
