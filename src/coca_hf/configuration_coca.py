@@ -82,6 +82,7 @@ class _CoCaProjectedTowerConfig(_CoCaTowerConfig):
     """What the vision and the text tower share: each stands alone, with or without its projection."""
 
     _model_class: ClassVar[str]
+    architectures: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

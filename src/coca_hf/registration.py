@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes transformers' Auto classes know CoCa."""
 
+from typing import Any
+
 import transformers
 
 from .configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
@@ -11,10 +13,10 @@ from .processing_coca import CoCaProcessor
 from .tokenization_coca import CoCaTokenizer
 
 
-CONFIGS = (CoCaConfig, CoCaVisionConfig, CoCaTextConfig, CoCaMultimodalConfig)
+CONFIGS: tuple[Any, ...] = (CoCaConfig, CoCaVisionConfig, CoCaTextConfig, CoCaMultimodalConfig)
 
 # Of several classes, AutoModel takes the one that `config.architectures` names.
-MODELS = {
+MODELS: dict[str, dict[Any, Any]] = {
     "AutoModel": {
         CoCaConfig: CoCaModel,
         CoCaVisionConfig: (CoCaVisionModel,),
