@@ -565,6 +565,20 @@ def save(model: CoCaForCaptioning, processor: CoCaProcessor, output: Path) -> No
     )
     model.save_pretrained(output)
     processor.save_pretrained(output)
+    leave_code_out(output)
+
+
+def leave_code_out(folder: Path) -> None:
+    """Removes the model's Python files, which the package has already, and what other files say of them."""
+    for path in folder.glob("*_coca.py"):
+        path.unlink()
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        for part in (content, content.get("image_processor", {})):
+            part.pop("auto_map", None)
+            part.pop("custom_pipelines", None)
+        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
 # --- measuring -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from transformers import AutoModelForImageTextToText
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -22,6 +23,7 @@ import scene_metrics
 import scenes
 import train_bundled_model
 from scene_metrics import SceneModel
+from tiny_folder import save_tiny_folder
 
 
 FOLDER = coca_hf.bundled_model()
@@ -229,8 +231,16 @@ def test_a_mirror_swaps_left_and_right_only():
     assert scenes.mirrored(above) == above
 
 
-def test_the_folder_holds_the_packages_present_code():
-    package = Path(coca_hf.__file__).parent
-    copies = sorted(path.name for path in FOLDER.glob("*.py"))
-    assert copies == sorted(path.name for path in package.glob("*_coca.py"))
-    assert [name for name in copies if (FOLDER / name).read_bytes() != (package / name).read_bytes()] == []
+def test_the_folder_holds_no_code_and_promises_none():
+    assert list(FOLDER.rglob("*.py")) == []
+    said = "".join(path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json"))
+    assert "auto_map" not in said
+    assert "custom_pipelines" not in said
+
+
+def test_training_leaves_the_code_out(tmp_path):
+    save_tiny_folder(tmp_path)
+    train_bundled_model.leave_code_out(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    assert [path.name for path in tmp_path.glob("*.json") if "_coca" in path.read_text(encoding="utf-8")] == []
+    assert type(AutoModelForImageTextToText.from_pretrained(tmp_path)) is coca_hf.CoCaForCaptioning

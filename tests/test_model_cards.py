@@ -135,7 +135,7 @@ def test_the_examples_of_every_card_run_on_the_bundled_model_without_this_packag
     ]
     cards.append(folder_card(json.loads((coca_hf.bundled_model() / "config.json").read_text())))
     (tmp_path / "OWNER").mkdir()
-    (tmp_path / "OWNER" / "NAME").symlink_to(coca_hf.bundled_model())
+    (tmp_path / "OWNER" / "NAME").symlink_to(scene_folder)
     shutil.copy(coca_hf.example_images()[-1], tmp_path / "photo.jpg")
     scripts = [examples(card) for card in cards]
     assert len(scripts) == 6
@@ -156,9 +156,11 @@ def test_the_examples_of_every_card_run_on_the_bundled_model_without_this_packag
 
 @pytest.fixture(scope="module")
 def scene_folder(tmp_path_factory) -> Path:
-    """The bundled model's folder with a card of figures that nobody measured."""
+    """The bundled model's folder with its code and a card of figures that nobody measured."""
     folder = tmp_path_factory.mktemp("scenes") / "bundled"
     shutil.copytree(coca_hf.bundled_model(), folder)
+    coca_hf.CoCaForCaptioning.from_pretrained(folder).save_pretrained(folder)
+    coca_hf.CoCaProcessor.from_pretrained(folder).save_pretrained(folder)
     shares = dict.fromkeys(["zero_shot_shape", "zero_shot_colour", "zero_shot_colour_and_shape"], 0.25)
     figures = {**shares, **{name: number / 8 for number, name in enumerate(scene_card.METRICS, 1)}}
     names = "parameters batch_size train_scenes minutes processes"

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from coca_hf import CoCaForCaptioning, CoCaProcessor
@@ -400,6 +401,41 @@ def test_push_to_hub_of_model_and_processor_brings_the_same_files(bare, hub, tmp
     assert files.keys() == PUBLISHED
     assert {name: files[name] for name in CODE} == {name: (bare / name).read_bytes() for name in CODE}
     assert files["model.safetensors"] == (bare / "model.safetensors").read_bytes()
+
+
+PUSH_WITHOUT_CARD = """
+import sys
+import coca_hf
+folder, repository, name = sys.argv[1:]
+getattr(coca_hf, name).from_pretrained(folder).push_to_hub(repository)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("CoCaForCaptioning", "image-to-text"), ("CoCaModel", "zero-shot-image-classification")],
+)
+def test_push_to_hub_makes_a_card_that_says_what_the_model_is(bare, hub, tmp_path, name, task):
+    licensed = shutil.copytree(bare, tmp_path / "licensed")
+    (licensed / "README.md").write_text("---\nlicense: mit\n---\n")
+    done = run(tmp_path / "home", hub, ["-c", PUSH_WITHOUT_CARD, str(licensed), REPOSITORY, name])
+    assert done.code == 0, done.err
+    card = ModelCard(hub.files(REPOSITORY)["README.md"].decode())
+    assert (card.data.pipeline_tag, card.data.library_name, card.data.license) == (task, "transformers", "mit")
+    assert card.data.tags == ["coca", task]
+    assert REPOSITORY in card.text
+    assert "More Information Needed" not in card.text
+
+
+def test_push_to_hub_leaves_a_card_that_is_there(bare, hub, tmp_path):
+    script = (
+        "import sys\nfrom huggingface_hub import create_repo, upload_file\n"
+        "create_repo(sys.argv[2])\n"
+        "upload_file(path_or_fileobj=b'# Mine', path_in_repo='README.md', repo_id=sys.argv[2])\n"
+    )
+    done = run(tmp_path / "home", hub, ["-c", script + PUSH_WITHOUT_CARD, str(bare), REPOSITORY, "CoCaModel"])
+    assert done.code == 0, done.err
+    assert ModelCard(hub.files(REPOSITORY)["README.md"].decode()).text.strip() == "# Mine"
 
 
 # --- what else may be there ------------------------------------------------------------------------------------------

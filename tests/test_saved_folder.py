@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from transformers.dynamic_module_utils import get_relative_import_files
 
 import coca_hf
 from coca_hf import CoCaForCaptioning, CoCaModel, CoCaProcessor
@@ -111,6 +112,47 @@ AUTO_CLASSES = [
     "AutoTokenizer",
     "AutoImageProcessor",
 ]
+
+
+# The same with a release of transformers that says it is older than it is.
+OUTDATED = """
+import json, sys
+for name in ("coca_hf", "ftfy", "torchvision"):
+    sys.modules[name] = None
+import transformers as t
+t.__version__ = "5.23.0"
+
+(folder,) = sys.argv[1:]
+said = {}
+for name in (
+    "AutoConfig", "AutoModel", "AutoModelForImageTextToText", "AutoProcessor", "AutoTokenizer", "AutoImageProcessor",
+):
+    try:
+        getattr(t, name).from_pretrained(folder, trust_remote_code=True)
+        said[name] = "loaded"
+    except ImportError as error:
+        said[name] = str(error)
+print("\\n" + json.dumps(said))
+"""
+NEEDS_NEWER = (
+    "CoCa needs transformers 5.24 or newer, and transformers 5.23.0 is installed: "
+    "run pip install --upgrade transformers."
+)
+
+# Loads a part that was saved alone, and says what it gives.
+TOWER = """
+import json, sys
+for name in ("coca_hf", "ftfy", "torchvision"):
+    sys.modules[name] = None
+import torch
+import transformers as t
+
+folder, again = sys.argv[1:]
+tower = t.AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+inputs = torch.ones(1, 3, 16, 16) if tower.main_input_name == "pixel_values" else torch.tensor([[1, 2, 3]])
+tower.save_pretrained(again)
+print(json.dumps({"class": type(tower).__name__, "output": tower(inputs).pooler_output.tolist()}))
+"""
 
 
 def load_as_a_stranger(folder: Path, again: Path, home: Path) -> dict:
@@ -301,12 +343,67 @@ def test_a_part_saved_alone_brings_the_files_it_needs(part, tmp_path, saved):
     assert {path.name for path in PACKAGE.glob("*_coca.py")} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_a_model_without_decoder_promises_no_captions(tmp_path):
-    config = CoCaConfig(multimodal_config={"num_hidden_layers": 0})
-    config.save_pretrained(tmp_path)
+TOWERS = {
+    "AutoConfig": "configuration_coca.CoCaConfig",
+    "AutoModel": "modeling_coca.CoCaModel",
+    "AutoModelForZeroShotImageClassification": "modeling_coca.CoCaModel",
+}
+CAPTIONER = {
+    **TOWERS,
+    "AutoModelForImageTextToText": "modeling_coca.CoCaForCaptioning",
+    "AutoModelForMultimodalLM": "modeling_coca.CoCaForCaptioning",
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "auto_map"),
+    [
+        (lambda folder: CoCaForCaptioning.from_pretrained(folder), CAPTIONER),
+        (lambda folder: CoCaModel.from_pretrained(folder), TOWERS),
+        (lambda folder: CoCaConfig.from_pretrained(folder), CAPTIONER),
+        (lambda folder: CoCaModel.from_pretrained(folder).config, TOWERS),
+        (lambda folder: CoCaConfig(), CAPTIONER),
+        (lambda folder: CoCaConfig(multimodal_config={"num_hidden_layers": 0}), TOWERS),
+    ],
+    ids=["captioner", "towers", "configuration", "towers' configuration", "new configuration", "without a decoder"],
+)
+def test_what_is_saved_promises_captions_where_it_can_write_them(make, auto_map, tmp_path, saved):
+    made = make(saved["first"])
+    if isinstance(made, CoCaModel):
+        made.save_pretrained(tmp_path / "earlier")
+    made.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
-    assert "AutoModelForImageTextToText" not in written["auto_map"]
-    assert "custom_pipelines" not in written
+    assert written["auto_map"] == auto_map
+    assert ("custom_pipelines" in written) == (auto_map == CAPTIONER)
+
+
+@pytest.mark.parametrize("part", ["vision", "text"])
+def test_a_tower_saved_alone_loads_where_the_package_is_absent(part, tmp_path, saved):
+    tower = getattr(CoCaModel.from_pretrained(saved["first"]), f"{part}_model").eval()
+    tower.save_pretrained(tmp_path / "tower")
+    found = run_alone(tmp_path / "home", TOWER, tmp_path / "tower", tmp_path / "again")
+    inputs = torch.ones(1, 3, 16, 16) if part == "vision" else torch.tensor([[1, 2, 3]])
+    assert found == {"class": type(tower).__name__, "output": tower(inputs).pooler_output.tolist()}
+    assert contents(tmp_path / "again") == contents(tmp_path / "tower")
+
+
+def test_an_older_transformers_is_refused_in_one_sentence_whatever_is_loaded(saved, tmp_path):
+    said = run_alone(tmp_path, OUTDATED, saved["first"])
+    assert set(said.values()) == {NEEDS_NEWER}
+
+
+@pytest.mark.parametrize("module", ["coca_hf", "coca_hf.modeling_coca", "coca_hf.conversion"])
+def test_the_package_refuses_an_older_transformers_in_the_same_sentence(module):
+    code = f"import transformers; transformers.__version__ = '5.23.0'; import {module}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.splitlines()[-1] == f"ImportError: {NEEDS_NEWER}"
+
+
+def test_every_class_that_is_loaded_first_leads_to_every_file():
+    files = {path.name for path in PACKAGE.glob("*_coca.py")}
+    for name in ("configuration", "modeling", "image_processing", "tokenization", "processing", "pipeline"):
+        path = PACKAGE / f"{name}_coca.py"
+        assert {Path(needed).name for needed in get_relative_import_files(str(path))} | {path.name} == files
 
 
 def test_saving_twice_writes_the_same_folder(tmp_path, saved):

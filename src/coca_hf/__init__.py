@@ -2,22 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """CoCa (Contrastive Captioner) as a first-class Hugging Face transformers model.
 
-Importing this package makes transformers' Auto classes know CoCa. It loads neither torch nor transformers until a
-name is used that needs them.
+Importing this package makes transformers' Auto classes know CoCa.
 """
 
 import importlib
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .registration import register_when_possible
-
 
 if TYPE_CHECKING:
+    from . import conversion, open_clip, publishing
     from .configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
     from .image_processing_coca import CoCaImageProcessor
-    from .modeling_coca import CoCaForCaptioning, CoCaModel
+    from .modeling_coca import (
+        CoCaForCaptioning,
+        CoCaModel,
+        CoCaTextModel,
+        CoCaTextModelWithProjection,
+        CoCaVisionModel,
+        CoCaVisionModelWithProjection,
+    )
     from .packing import pack_weights
     from .pipeline_coca import ImageToTextPipeline
     from .pipelines import pipeline
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
     from .tokenization_coca import CoCaTokenizer
 
 
+_PARTS = ("conversion", "open_clip", "publishing")
 _MODULES = {
     "CoCaConfig": "configuration_coca",
     "CoCaForCaptioning": "modeling_coca",
@@ -33,8 +40,12 @@ _MODULES = {
     "CoCaMultimodalConfig": "configuration_coca",
     "CoCaProcessor": "processing_coca",
     "CoCaTextConfig": "configuration_coca",
+    "CoCaTextModel": "modeling_coca",
+    "CoCaTextModelWithProjection": "modeling_coca",
     "CoCaTokenizer": "tokenization_coca",
     "CoCaVisionConfig": "configuration_coca",
+    "CoCaVisionModel": "modeling_coca",
+    "CoCaVisionModelWithProjection": "modeling_coca",
     "ImageToTextPipeline": "pipeline_coca",
     "pack_weights": "packing",
     "pipeline": "pipelines",
@@ -48,13 +59,20 @@ __all__ = [
     "CoCaMultimodalConfig",
     "CoCaProcessor",
     "CoCaTextConfig",
+    "CoCaTextModel",
+    "CoCaTextModelWithProjection",
     "CoCaTokenizer",
     "CoCaVisionConfig",
+    "CoCaVisionModel",
+    "CoCaVisionModelWithProjection",
     "ImageToTextPipeline",
     "bundled_model",
+    "conversion",
     "example_images",
+    "open_clip",
     "pack_weights",
     "pipeline",
+    "publishing",
 ]
 
 
@@ -71,6 +89,8 @@ def example_images() -> list[Path]:
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         value: Any = version("coca-hf")
+    elif name in _PARTS:
+        value = importlib.import_module(f".{name}", __name__)
     elif name in _MODULES:
         value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     else:
@@ -80,7 +100,9 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]
 
 
-register_when_possible()
+# The command's help does not wait for what registering loads: see `coca_hf_command`.
+if "coca_hf_command" not in sys.modules:
+    importlib.import_module(".registration", __name__).register()

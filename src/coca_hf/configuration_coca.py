@@ -82,6 +82,13 @@ class _CoCaProjectedTowerConfig(_CoCaTowerConfig):
     """What the vision and the text tower share: each stands alone, with or without its projection."""
 
     _model_class: ClassVar[str]
+    architectures: list[str] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        # Of the classes with and without projection, AutoModel takes the one that this names.
+        if self.architectures is None:
+            self.architectures = [self._model_class]
 
     @classmethod
     def get_config_dict(

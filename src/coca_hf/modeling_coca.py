@@ -41,6 +41,7 @@ from transformers.utils.generic import can_return_tuple, is_flash_attention_requ
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .generation_coca import CoCaGenerationMixin, num_left_padding, text_position_ids, token_key_mask
+from .model_card_coca import CoCaModelCardMixin
 
 
 def contrastive_loss(
@@ -663,7 +664,7 @@ class CoCaMultimodalLayer(nn.Module):
         return self.cross_attention_layer(hidden_states, image_tokens, cache=cache)
 
 
-class CoCaPreTrainedModel(PreTrainedModel):
+class CoCaPreTrainedModel(CoCaModelCardMixin, PreTrainedModel):
     """Weight initialisation and loading, shared by all CoCa models."""
 
     config: CoCaConfig

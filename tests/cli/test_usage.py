@@ -50,8 +50,9 @@ def test_help_lists_the_commands(coca):
 def test_nothing_heavy_is_imported_for_help_and_usage(arguments):
     heavy = ["torch", "transformers", "numpy", "rich", "pyarrow", "safetensors", "huggingface_hub"]
     script = (
-        "import sys, coca_hf.cli\n"
-        f"coca_hf.cli.main({arguments})\n"
+        "import sys, coca_hf_command\n"
+        f"sys.argv[1:] = {arguments}\n"
+        "coca_hf_command.main()\n"
         f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -97,8 +97,6 @@ def load_config(choice: ModelChoice) -> Any:
     """Raises `ModelError` where there is none that is valid."""
     from transformers import AutoConfig
 
-    import coca_hf  # noqa: F401 - makes the Auto classes know CoCa
-
     config = _loaded(choice, AutoConfig)
     if config.model_type != "coca":
         raise ModelError(f"{choice.name!r} holds a model of type {config.model_type!r}, not 'coca'")
@@ -153,6 +151,10 @@ def _loaded(choice: ModelChoice, auto_class: Any, **options: Any) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
+    from ..registration import register
+
+    # The command has not done it when it started, for its help to be quick.
+    register()
     try:
         return auto_class.from_pretrained(choice.name, **options)
     except SafetensorError as error:
