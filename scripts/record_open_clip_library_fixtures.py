@@ -176,7 +176,7 @@ def transforms() -> dict[str, torch.Tensor]:
         for name, arguments in cases.TRAIN_TRANSFORM_CASES.items():
             torch.manual_seed(cases.TRAIN_SEED)
             transform = image_transform(is_train=True, **arguments)
-            results[f"train_transform/{name}/{height}x{width}"] = torch.stack([transform(picture) for _ in range(3)])
+            results[f"train_transform/{name}/{height}x{width}"] = torch.stack([transform(picture) for _ in range(2)])
     return results
 
 
