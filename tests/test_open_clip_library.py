@@ -70,6 +70,11 @@ def theirs(tmp_path) -> Path:
     return folder
 
 
+def same_pixels(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Equal but for one level of 255, by which releases of Pillow differ; exact pixels are tested elsewhere."""
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1.01 / 255 / 0.2)
+
+
 DESCRIBED = {name.removesuffix(".__init__"): signature for name, signature in FACTS["signatures"].items()}
 
 
@@ -253,7 +258,7 @@ def test_a_zero_shot_classifier_of_nothing_is_refused():
 @pytest.mark.parametrize("name", cases.TRANSFORM_CASES)
 def test_transforms_give_open_clips_pixels(name, size):
     transform = open_clip.image_transform(is_train=False, **cases.TRANSFORM_CASES[name])
-    close(transform(cases.picture(*size)), RECORDED[f"transform/{name}/{size[0]}x{size[1]}"])
+    same_pixels(transform(cases.picture(*size)), RECORDED[f"transform/{name}/{size[0]}x{size[1]}"])
 
 
 @pytest.mark.parametrize("size", cases.PICTURE_SIZES, ids=str)
@@ -262,7 +267,7 @@ def test_training_transforms_draw_what_open_clips_draw_from_the_same_seed(name, 
     torch.manual_seed(cases.TRAIN_SEED)
     transform = open_clip.image_transform(is_train=True, **cases.TRAIN_TRANSFORM_CASES[name])
     expected = RECORDED[f"train_transform/{name}/{size[0]}x{size[1]}"]
-    close(torch.stack([transform(cases.picture(*size)) for _ in expected]), expected)
+    same_pixels(torch.stack([transform(cases.picture(*size)) for _ in expected]), expected)
 
 
 def test_an_augmentation_that_is_not_there_is_refused():
