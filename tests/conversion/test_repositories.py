@@ -68,7 +68,7 @@ def test_a_config_of_transformers_is_not_taken_for_a_model_cfg(tmp_path):
 
 def test_without_network_a_tokenizer_is_asked_for(tmp_path):
     folder = write_apple_repository(tmp_path / "theirs")
-    with pytest.raises(ConversionError, match="CLIP's cannot be had from the Hub. Give one: the vocabulary file"):
+    with pytest.raises(ConversionError, match=r"CLIP's cannot be had from the Hub. Give one: the vocabulary file"):
         convert_open_clip(folder, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
 
