@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from ..configuration_coca import CoCaConfig, CoCaVisionConfig
 from ..image_processing_coca import CoCaImageProcessor
-from ..modeling_coca import CoCaForCaptioning, CoCaModel, sincos_position_embedding
+from ..modeling_coca import CoCaForCaptioning, CoCaModel, sincos_positions
 from ..processing_coca import CoCaProcessor
 from . import conch
 from .card import write_card
@@ -237,7 +237,7 @@ def _account_for(tensors: Tensors, expected: dict[str, tuple[int, ...]], path: P
 
 def _check_positions(table: torch.Tensor, config: CoCaConfig, path: Path) -> None:
     vision: Any = config.vision_config
-    expected = sincos_position_embedding(vision.hidden_size, vision.grid_size)
+    expected = sincos_positions(vision.hidden_size, vision.grid_size)
     if not torch.equal(table, expected.to(table.dtype)):
         raise ConversionError(f"'{path}' has another {POSITIONS} than the sine-cosine table of its configuration.")
 

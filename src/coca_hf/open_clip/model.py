@@ -501,7 +501,7 @@ def _read_open_clip_names(
     One that is missing or misshapen is reported here, by its name there, and our own put in its place, lest it be
     reported again by a name that nobody knows.
     """
-    current = dict(module.captioner.named_parameters())
+    current = dict(module.captioner.named_parameters()) | dict(module.captioner.named_buffers())
     shapes = {name: parameter.shape for name, parameter in current.items()}
     for entry in module._table:
         theirs, expected = prefix + entry.theirs, entry.their_shape(shapes)
