@@ -95,7 +95,7 @@ def flattened(prefix: str, output: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def intermediates() -> dict[str, torch.Tensor]:
-    results = {}
+    results: dict[str, torch.Tensor] = {}
     called = [(name, case) for name in cases.INTERMEDIATE_CONFIGS for case in cases.INTERMEDIATE_CASES.items()]
     normalized = ("normalized", {"normalize_intermediates": True, "image_indices": 1, "text_indices": 1})
     called += [(name, normalized) for name in cases.NORMALIZED_INTERMEDIATE_CONFIGS]
@@ -131,7 +131,7 @@ def with_gradients(prefix: str, losses: tuple[torch.Tensor, ...], inputs: dict[s
 
 
 def losses() -> dict[str, torch.Tensor]:
-    results = {}
+    results: dict[str, torch.Tensor] = {}
     for name, arguments in cases.LOSS_CASES.items():
         inputs = cases.loss_inputs(name)
         results |= with_gradients(f"loss/{name}", CoCaLoss(**arguments)(**inputs), inputs)
@@ -143,7 +143,7 @@ def losses() -> dict[str, torch.Tensor]:
 
 def one_rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    results = {}
+    results: dict[str, torch.Tensor] = {}
     for index, arguments in enumerate(cases.DISTRIBUTED_LOSS_CASES):
         inputs = cases.loss_inputs(f"rank{rank}")
         loss = CoCaLoss(2.0, 1.0, rank=rank, world_size=2, **arguments)
@@ -176,13 +176,14 @@ def transforms() -> dict[str, torch.Tensor]:
         for name, arguments in cases.TRAIN_TRANSFORM_CASES.items():
             torch.manual_seed(cases.TRAIN_SEED)
             transform = image_transform(is_train=True, **arguments)
-            results[f"train_transform/{name}/{height}x{width}"] = torch.stack([transform(picture) for _ in range(3)])
+            results[f"train_transform/{name}/{height}x{width}"] = torch.stack([transform(picture) for _ in range(2)])
     return results
 
 
 def resized() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Models made for another image size and another context length than their checkpoint."""
-    results, preprocessing = {}, {}
+    results: dict[str, torch.Tensor] = {}
+    preprocessing: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "tiny.json").write_text(json.dumps(recipe.BASE_CONFIG))
         open_clip.add_model_config(folder)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`coca-hf convert`."""
 
+import logging
 from typing import Annotated
 
 import typer
@@ -38,6 +39,8 @@ def convert(
     from ..conversion.convert import convert_open_clip
 
     console.silence_libraries()
+    if not quiet:
+        _show_notes()
     try:
         model = convert_open_clip(source, output, config, tokenizer, image_size=size)
     except ConversionError as error:
@@ -45,6 +48,15 @@ def convert(
         raise typer.Exit(1) from error
     if not quiet:
         console.complain(f"{model.num_parameters():,} parameters are in {output}")
+
+
+def _show_notes() -> None:
+    """What the conversion found by itself is said on stderr, a line each."""
+    notes = logging.Handler()
+    notes.emit = lambda record: console.complain(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("coca_hf.conversion")
+    logger.handlers, logger.propagate = [notes], False
+    logger.setLevel(logging.INFO)
 
 
 def _size(text: str) -> int | tuple[int, int]:

@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 
 from ..configuration_coca import CoCaConfig, CoCaVisionConfig
 from ..image_processing_coca import CoCaImageProcessor
-from ..modeling_coca import CoCaForCaptioning, CoCaModel, sincos_position_embedding
+from ..modeling_coca import CoCaForCaptioning, CoCaModel, sincos_positions
 from ..processing_coca import CoCaProcessor
 from . import conch
 from .card import write_card
 from .errors import ConversionError
 from .model_config import open_clip_config, open_clip_model_cfg
-from .preprocessing import image_processor_of, preprocess_cfg_of, tokenizer_of
+from .preprocessing import image_processor_of, preprocess_cfg_of, refuse_other_cleaning, tokenizer_of
 from .presets import ALL_PRESETS
 from .resolution import ImageSize, refuse_fixed_positions, resized_image_positions, with_image_size
 from .sources import CONFIG_NAME, Source, check_arguments, check_output, load_model_cfg, locate
@@ -55,8 +55,9 @@ def convert_open_clip(
         output_dir: The folder to make; it may exist if it is empty.
         config: open_clip's model_cfg or whole configuration, the path of a JSON file with either, or the name of one
             of its models ("coca_ViT-B-32", "coca_ViT-L-14", "coca_base", "conch_ViT-B-16"), for a source without
-            `open_clip_config.json`. It takes precedence over that file.
-        tokenizer: Vocabulary file, folder or Hub repository, for a source without a tokenizer.
+            `open_clip_config.json` and without a model_cfg in `config.json`. It takes precedence over that file.
+        tokenizer: Vocabulary file, folder or Hub repository, for a source without a tokenizer. By default CLIP's, if
+            the model has its vocabulary: from an installed open_clip, else from the Hub.
         image_size: Pixels of the images that the model will take, as one number or (height, width); the checkpoint's
             by default. Position embeddings are resized as open_clip's `force_image_size` does.
 
@@ -77,8 +78,11 @@ def convert_open_clip(
     model_cfg = content.get("model_cfg", content)
     is_conch = conch.is_conch(model_cfg)
     read_config = conch.conch_config if is_conch else open_clip_config
-    theirs = read_config(model_cfg)
+    trained_for: Any = read_config(model_cfg).vision_config
     ours = read_config(with_image_size(model_cfg, image_size))
+    refuse_other_cleaning(model_cfg["text_cfg"])
+    if tokenizer is None and found.tokenizer is None:
+        tokenizer = model_cfg["text_cfg"].get("hf_tokenizer_name") or None
     processor = CoCaProcessor(
         image_processor_of(content.get("preprocess_cfg") or {}, ours), tokenizer_of(tokenizer, found.tokenizer, ours)
     )
@@ -88,7 +92,7 @@ def convert_open_clip(
             if is_conch:
                 model = _conch_model(ours, tensors, found.weights)
             else:
-                model = _open_clip_model(ours, theirs.vision_config, tensors, found.weights)
+                model = _open_clip_model(ours, trained_for, tensors, found.weights)
             model.save_pretrained(folder, max_shard_size=_MAX_SHARD_SIZE)
             model_class = type(model)
             del model  # its tensors are the open file's
@@ -233,7 +237,7 @@ def _account_for(tensors: Tensors, expected: dict[str, tuple[int, ...]], path: P
 
 def _check_positions(table: torch.Tensor, config: CoCaConfig, path: Path) -> None:
     vision: Any = config.vision_config
-    expected = sincos_position_embedding(vision.hidden_size, vision.grid_size)
+    expected = sincos_positions(vision.hidden_size, vision.grid_size)
     if not torch.equal(table, expected.to(table.dtype)):
         raise ConversionError(f"'{path}' has another {POSITIONS} than the sine-cosine table of its configuration.")
 

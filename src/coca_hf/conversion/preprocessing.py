@@ -4,6 +4,7 @@
 
 import importlib.util
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from .model_config import CLIP_VOCABULARY
 from .sources import TOKENIZER_NAMES, fetch_first
 
 
+# The command shows what is said at level INFO here.
+logger = logging.getLogger(__name__)
+
 # open_clip's PreprocessCfg, which the released CoCa weights leave as it is: OpenAI's mean and standard deviation.
 PREPROCESS_DEFAULTS: dict[str, Any] = {
     "size": None,
@@ -35,11 +39,26 @@ _SPECIAL_TOKENS = {
     "bos_token": ("<start_of_text>", "<|startoftext|>", "<s>"),
     "eos_token": ("<end_of_text>", "<|endoftext|>", "</s>"),
 }
+# Has the same merges as open_clip's file.
+CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
+_GIVE_ONE = (
+    f"Give one: the vocabulary file ({TOKENIZER_NAMES[0]} of the open_clip package), a folder with a tokenizer.json, "
+    f"or a Hub repository that has one, such as {CLIP_REPOSITORY}."
+)
 _INTERPOLATIONS = {"bicubic": Resampling.BICUBIC, "bilinear": Resampling.BILINEAR}
 
 
 def image_processor_of(preprocess_cfg: Mapping[str, Any], config: CoCaConfig) -> CoCaImageProcessor:
     """The image processor for open_clip's `preprocess_cfg`; the size is the model's, as in open_clip.
+
+    Raises:
+        ConversionError: An unknown field, or a value that open_clip does not know.
+    """
+    return image_processor_for(preprocess_cfg, config.vision_config.image_size)
+
+
+def image_processor_for(preprocess_cfg: Mapping[str, Any], image_size: Any) -> CoCaImageProcessor:
+    """The image processor for open_clip's `preprocess_cfg` and images of that many pixels.
 
     Raises:
         ConversionError: An unknown field, or a value that open_clip does not know.
@@ -51,8 +70,7 @@ def image_processor_of(preprocess_cfg: Mapping[str, Any], config: CoCaConfig) ->
             raise ConversionError(
                 f"preprocess_cfg.{name}={cfg[name]!r} is not one of {', '.join(map(repr, allowed))}."
             )
-    size = config.vision_config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     is_plain = height == width and cfg["resize_mode"] == "shortest"
     return CoCaImageProcessor(
         size={"shortest_edge": height} if is_plain else {"height": height, "width": width},
@@ -96,20 +114,16 @@ def _three(value: Any) -> list[float]:
 def tokenizer_of(tokenizer: str | Path | None, beside: Path | None, config: CoCaConfig) -> PreTrainedTokenizerBase:
     """The tokenizer at `tokenizer` (vocabulary file, folder or Hub id), else the one beside the weights.
 
-    For CLIP's vocabulary and neither, the one of an installed open_clip is taken, of which only the file is read.
+    For CLIP's vocabulary and neither, that of `clip_vocabulary` is taken.
 
     Raises:
         ConversionError: There is none, it cannot be read, or it has more entries than the model.
     """
     path = beside if tokenizer is None else _find(tokenizer)
-    if path is None and tokenizer is None and config.text_config.vocab_size >= CLIP_VOCABULARY:
-        path = _installed_vocabulary()
+    if path is None and config.text_config.vocab_size >= CLIP_VOCABULARY:
+        path = clip_vocabulary()
     if path is None:
-        raise ConversionError(
-            f"No tokenizer beside the weights. Give one: the vocabulary file ({TOKENIZER_NAMES[0]} of the open_clip "
-            "package), a folder with a tokenizer.json, or a Hub repository that has one, such as "
-            "openai/clip-vit-large-patch14."
-        )
+        raise ConversionError(f"No tokenizer beside the weights. {_GIVE_ONE}")
     loaded = _read(path, config)
     largest = max(loaded.get_vocab().values())
     if largest >= config.text_config.vocab_size:
@@ -118,6 +132,36 @@ def tokenizer_of(tokenizer: str | Path | None, beside: Path | None, config: CoCa
             f"{config.text_config.vocab_size - 1}: they do not belong together."
         )
     return loaded
+
+
+def clip_vocabulary(cache_dir: str | Path | None = None) -> Path:
+    """CLIP's vocabulary: the file of an installed open_clip, which is not imported, else OpenAI's on the Hub.
+
+    Raises:
+        ConversionError: open_clip is not installed, and the Hub cannot be reached.
+    """
+    path = _installed_vocabulary()
+    if path is not None:
+        logger.info("The tokenizer is CLIP's, from the installed open_clip.")
+        return path
+    try:
+        path = fetch_first(CLIP_REPOSITORY, TOKENIZER_NAMES[-1:], cache_dir)
+    except ConversionError as error:
+        raise ConversionError(
+            f"No tokenizer beside the weights, and CLIP's cannot be had from the Hub. {_GIVE_ONE}"
+        ) from error
+    if path is None:
+        raise ConversionError(f"No tokenizer beside the weights. {_GIVE_ONE}")
+    logger.info(f"The tokenizer is CLIP's, from {CLIP_REPOSITORY} on the Hub.")
+    return path
+
+
+def refuse_other_cleaning(text_cfg: Mapping[str, Any]) -> None:
+    """Raises `ConversionError` for a text_cfg whose tokenizer treats texts in a way that no tokenizer here does."""
+    for name, usual in (("tokenizer_mode", {}), ("tokenizer_kwargs", {"clean": "lower"})):
+        value = text_cfg.get(name)
+        if value and value != usual:
+            raise ConversionError(f"text_cfg.{name}={value!r} asks for other tokens, which is not supported.")
 
 
 def _find(tokenizer: str | Path) -> Path:

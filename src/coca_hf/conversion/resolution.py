@@ -75,7 +75,7 @@ def change_image_size(
     config: Any = towers.config.vision_config
     refuse_fixed_positions(config)
     old_size, old_grid = config.image_size, config.grid_size
-    new_size = image_size if isinstance(image_size, int) else tuple(image_size)
+    new_size: Any = image_size if isinstance(image_size, int) else tuple(image_size)
     config.image_size = new_size
     try:
         config.validate_architecture()

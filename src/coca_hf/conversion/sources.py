@@ -14,6 +14,9 @@ from .presets import ALL_PRESETS
 
 
 CONFIG_NAME = "open_clip_config.json"
+# Apple's CoCa repositories have a model_cfg by this name; in transformers' own folders it is something else.
+BARE_CONFIG_NAME = "config.json"
+_MODEL_CFG_FIELDS = {"embed_dim", "vision_cfg", "text_cfg"}
 # The first that is there is taken, as in open_clip; "pytorch_model.bin" is also what CONCH's repository has.
 WEIGHTS_NAMES = (
     "open_clip_model.safetensors",
@@ -24,6 +27,7 @@ WEIGHTS_NAMES = (
     "pytorch_model.bin",
     "pytorch_model.pth",
     "model.pth",
+    "mobileclip2_coca.pt",
 )
 TOKENIZER_NAMES = ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt", "tokenizer.json")
 _WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -32,36 +36,57 @@ _REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The files of one checkpoint; `config` is the content of its `open_clip_config.json`."""
+    """The files of one checkpoint; `config` is the content of its `open_clip_config.json`, or its bare model_cfg."""
 
     weights: Path
     config: dict[str, Any] | None = None
     tokenizer: Path | None = None
 
 
-def locate(source: str | Path) -> Source:
+def locate(source: str | Path, cache_dir: str | Path | None = None) -> Source:
     """The files of the checkpoint at `source`, which `check_arguments` has accepted.
 
     Raises:
         ConversionError: There are no weights, or several files that might be them.
     """
     path = Path(source)
-    if path.is_file():
-        return Source(path, _config_beside(path.parent), _tokenizer_beside(path.parent))
-    if path.is_dir():
-        return Source(_weights_in(path), _config_beside(path), _tokenizer_beside(path))
+    config, tokenizer = find_config(source, cache_dir), find_tokenizer(source, cache_dir)
+    if path.exists():
+        return Source(path if path.is_file() else _weights_in(path), config, tokenizer)
     repository = repository_of(source)
-    weights = fetch_first(repository, WEIGHTS_NAMES)
+    weights = fetch_first(repository, WEIGHTS_NAMES, cache_dir)
     if weights is None:
         raise ConversionError(
             f"No weights in the Hub repository '{repository}': none of {', '.join(WEIGHTS_NAMES)} is there."
         )
-    config = fetch_first(repository, (CONFIG_NAME,))
-    tokenizer = fetch_first(repository, TOKENIZER_NAMES)
-    return Source(weights, None if config is None else load_model_cfg(config), tokenizer)
+    return Source(weights, config, tokenizer)
 
 
-def fetch_first(repository: str, names: tuple[str, ...]) -> Path | None:
+def find_config(source: str | Path, cache_dir: str | Path | None = None) -> dict[str, Any] | None:
+    """The configuration of the checkpoint at `source`, or beside it: a whole one, or a bare model_cfg."""
+    path = find_beside(source, (CONFIG_NAME,), cache_dir)
+    if path is not None:
+        return load_model_cfg(path)
+    path = find_beside(source, (BARE_CONFIG_NAME,), cache_dir)
+    content = {} if path is None else load_model_cfg(path)
+    return content if content.keys() >= _MODEL_CFG_FIELDS else None
+
+
+def find_tokenizer(source: str | Path, cache_dir: str | Path | None = None) -> Path | None:
+    """The vocabulary or tokenizer of the checkpoint at `source`, or beside it."""
+    return find_beside(source, TOKENIZER_NAMES, cache_dir)
+
+
+def find_beside(source: str | Path, names: tuple[str, ...], cache_dir: str | Path | None = None) -> Path | None:
+    """The first of `names` in a folder, beside a file, or in a Hub repository; None if there is none."""
+    path = Path(source)
+    if not path.exists():
+        return fetch_first(repository_of(source), names, cache_dir)
+    folder = path.parent if path.is_file() else path
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def fetch_first(repository: str, names: tuple[str, ...], cache_dir: str | Path | None = None) -> Path | None:
     """The first of `names` that the Hub repository has, downloaded or from the cache; None if it has none.
 
     Raises:
@@ -74,7 +99,8 @@ def fetch_first(repository: str, names: tuple[str, ...]) -> Path | None:
     for name in names:
         try:
             # The client tries again for half a minute before it gives a network up: once is enough.
-            return Path(hf_hub_download(repository, name, local_files_only=unreachable is not None))
+            offline = unreachable is not None
+            return Path(hf_hub_download(repository, name, cache_dir=cache_dir, local_files_only=offline))
         except LocalEntryNotFoundError as error:  # before its base class: the network may be missing, not the file
             unreachable = error
         except EntryNotFoundError:
@@ -90,15 +116,6 @@ def fetch_first(repository: str, names: tuple[str, ...]) -> Path | None:
             "Connect, or give a local folder."
         ) from unreachable
     return None
-
-
-def _config_beside(folder: Path) -> dict[str, Any] | None:
-    path = folder / CONFIG_NAME
-    return load_model_cfg(path) if path.is_file() else None
-
-
-def _tokenizer_beside(folder: Path) -> Path | None:
-    return next((folder / name for name in TOKENIZER_NAMES if (folder / name).is_file()), None)
 
 
 def _weights_in(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A configuration of ours made of somebody else's file, and its faults in the words of that file."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -35,8 +36,8 @@ def config_in_their_words(
         ConversionError: There is no such model.
     """
     for part, kind in PARTS.items():
-        _made(lambda kind=kind, part=part: kind(**fields[part]), part, words, values or {})
-    return _made(lambda: CoCaConfig(**fields), None, words, values or {})
+        _made(functools.partial(kind, **fields[part]), part, words, values or {})
+    return _made(functools.partial(CoCaConfig, **fields), None, words, values or {})
 
 
 def _made(

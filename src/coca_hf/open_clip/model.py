@@ -1,28 +1,6 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""open_clip's `CoCa`, with its names and its numbers, on this package's model.
-
-    from coca_hf.open_clip import CoCa, CLIPVisionCfg, CLIPTextCfg, MultimodalCfg
-
-Programs written for open_clip 3.3.0's `CoCa` run with this import; state dicts have open_clip's names; `generate()`
-returns open_clip's ids, from a cache and with each image encoded once. `CoCa.from_captioner(model)` gives this API to a
-loaded `CoCaForCaptioning`, and `CoCa(...).captioner` is the `CoCaForCaptioning` behind it.
-
-Moving on from it, open_clip on the left, the rest of this package on the right:
-
-| open_clip | here | what differs, and why |
-| --- | --- | --- |
-| `create_model_from_pretrained("coca_ViT-L-14", pretrained=...)` | `convert_open_clip(source, folder)` once, then `AutoModelForImageTextToText.from_pretrained(folder)` | a saved folder has the processor too |
-| `preprocess(image)`, `tokenizer(texts)` | `processor(images=image, text=texts, padding=True, return_tensors="pt")` | padding to the longest text gives the same features in less time; 16-bit images are scaled, not clipped; files are turned upright |
-| `model.encode_image(x)` | `F.normalize(model.get_image_features(x).pooler_output, dim=-1)` | features are not normalised, as elsewhere in transformers |
-| `model.encode_text(ids)` | `F.normalize(model.get_text_features(ids).pooler_output, dim=-1)` | the same |
-| `model(x, ids)["logits"]` | `model(pixel_values=x, input_ids=ids).logits` | one row per input token, so the last one has no label |
-| `labels = ids[:, 1:]`, `CoCaLoss(2.0, 1.0)` | `model(..., labels=ids.masked_fill(ids == 0, -100)).loss` | shifted inside; -100 is ignored instead of id 0 |
-| `model.generate(x)` | `model.generate(pixel_values=x, num_beams=2, max_length=30, min_length=5)` | log-probabilities instead of raw logits as scores, so captions differ; open_clip's 6 beams in 3 groups are a search with 2 beams, done three times |
-| the same, and the same captions | `model.generate(pixel_values=x, custom_generate=beam_search, num_beams=2, max_length=30, min_length=5)` | `beam_search` of this module keeps open_clip's scores |
-| `generate(generation_type="top_p", top_p=0.9, temperature=0.8)` | `generate(do_sample=True, top_p=0.9, top_k=0, temperature=0.8)` | temperature is applied before the filter |
-| `seq_len`, `min_seq_len` | `max_length`, `min_length`, or `max_new_tokens` | prompt and start token count in the former, not in the latter |
-"""  # noqa: E501
+"""open_clip's `CoCa`: its arguments, attributes, methods and return values."""
 
 import functools
 import math
@@ -43,13 +21,12 @@ from transformers.generation import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.masking_utils import create_causal_mask
-from transformers.modeling_utils import PreTrainedModel
 
-from .conversion.model_config import CLIPTextCfg, CLIPVisionCfg, MultimodalCfg, config_of_parts
-from .conversion.weights import entries
-from .diverse_beam_search_coca import diverse_beam_search
-from .modeling_coca import CoCaEncodedImages, CoCaForCaptioning
+from ..conversion.model_config import CLIPTextCfg, CLIPVisionCfg, MultimodalCfg, config_of_parts
+from ..conversion.weights import entries
+from ..diverse_beam_search_coca import diverse_beam_search
+from ..modeling_coca import CoCaEncodedImages, CoCaForCaptioning
+from .towers import TextDecoder, TextTower, VisionTower
 
 
 START_TOKEN_ID, END_TOKEN_ID = 49406, 49407
@@ -58,91 +35,6 @@ GENERATION_TYPES = (*WARPERS, "beam_search")
 
 # For `CoCaForCaptioning.generate(custom_generate=...)`: beam search by open_clip's scores, sums of raw logits.
 beam_search = functools.partial(diverse_beam_search, score_by="logits")
-
-
-class _Tower(nn.Module):
-    """A part of the model under open_clip's name; it shares its modules with the captioner."""
-
-    def __init__(self, captioner: CoCaForCaptioning, parts: Sequence[nn.Module]):
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-        # Not as a submodule: the parts above are this tower's, and nothing else of the captioner is.
-        object.__setattr__(self, "_captioner", captioner)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Turns gradient checkpointing of this tower on or off."""
-        word = "enable" if enable else "disable"
-        for part in self.parts:
-            if isinstance(part, PreTrainedModel):
-                # The library is renaming it: the old name warns in new releases, old ones lack the new name.
-                name = f"activation_checkpointing_{word}"
-                getattr(part, name if hasattr(part, name) else f"gradient_checkpointing_{word}")()
-
-
-class VisionTower(_Tower):
-    """`CoCa.visual`."""
-
-    output_tokens = True
-
-    def __init__(self, captioner: CoCaForCaptioning):
-        super().__init__(captioner, (captioner.model.vision_model, captioner.model.visual_projection))
-        size = captioner.config.vision_config.image_size
-        self.image_size = (size, size) if isinstance(size, int) else tuple(size)
-        self.output_dim = captioner.config.projection_dim
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """
-        (batch, 3, height, width) -> features (batch, embed_dim), not normalised, and tokens (batch, tokens, width).
-
-        A tower with a second pooler gives (batch, 1, embed_dim), as open_clip's does.
-        """
-        outputs = self._captioner.get_image_features(images)
-        features = outputs.pooler_output
-        if self._captioner.config.vision_config.attentional_pooling in ("parallel", "cascade"):
-            features = features[:, None]
-        return features, outputs.image_tokens
-
-
-class TextTower(_Tower):
-    """`CoCa.text`."""
-
-    output_tokens = True
-
-    def __init__(self, captioner: CoCaForCaptioning):
-        super().__init__(captioner, (captioner.model.text_model, captioner.model.text_projection))
-        config = captioner.config
-        self.context_length = config.text_config.max_position_embeddings
-        self.vocab_size, self.pad_id = config.text_config.vocab_size, config.text_config.pad_token_id
-        self.width, self.heads = config.text_config.hidden_size, config.text_config.num_attention_heads
-        self.output_dim = config.projection_dim
-
-    def forward(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """
-        (batch, length) -> features (batch, embed_dim), not normalised, and tokens (batch, length, width).
-
-        A text shorter than the context has the features of the text padded to it, whatever its length.
-        """
-        outputs = self._captioner.get_text_features(text)
-        return outputs.pooler_output, outputs.last_hidden_state
-
-
-class TextDecoder(_Tower):
-    """`CoCa.text_decoder`."""
-
-    def __init__(self, captioner: CoCaForCaptioning, context_length: int):
-        super().__init__(captioner, (captioner.decoder, captioner.lm_head))
-        self.context_length = context_length
-
-    def forward(self, image_embs: Tensor, text_embs: Tensor) -> Tensor:
-        """(batch, image tokens, width), (batch, length, width) -> logits (batch, length, vocabulary)."""
-        mask = create_causal_mask(
-            config=self._captioner.config.multimodal_config,
-            inputs_embeds=text_embs,
-            attention_mask=None,
-            cache=None,
-        )
-        outputs = self._captioner.decoder(text_embs, image_embs, attention_mask=mask, return_dict=True)
-        return self._captioner.lm_head(outputs.last_hidden_state)
 
 
 class CoCa(nn.Module):
@@ -196,6 +88,9 @@ class CoCa(nn.Module):
             nonscalar_logit_scale=nonscalar_logit_scale,
         )
         self._wrap(CoCaForCaptioning(config), multimodal_cfg.context_length, pad_id)
+        if text_cfg.vocab_size > END_TOKEN_ID:
+            # As in open_clip, wherever the text tower looks for its end token.
+            self.start_token_id, self.end_token_id = START_TOKEN_ID, END_TOKEN_ID
 
     @classmethod
     def from_captioner(cls, captioner: CoCaForCaptioning) -> "CoCa":
@@ -210,6 +105,8 @@ class CoCa(nn.Module):
         self.captioner = captioner
         self.pad_id = pad_id
         self.context_length = context_length
+        self.start_token_id = captioner.generation_config.bos_token_id
+        self.end_token_id = captioner.generation_config.eos_token_id
         # Views of the captioner's modules. As submodules they would list every parameter twice.
         object.__setattr__(self, "visual", VisionTower(captioner))
         object.__setattr__(self, "text", TextTower(captioner))
@@ -233,6 +130,14 @@ class CoCa(nn.Module):
         for tower in (self.visual, self.text, self.text_decoder):
             tower.set_grad_checkpointing(enable)
 
+    def lock_image_tower(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
+        """Freezes the image tower but for its last groups: see [`VisionTower.lock`]."""
+        self.visual.lock(unlocked_groups=unlocked_groups, freeze_bn_stats=freeze_bn_stats)
+
+    def lock_text_tower(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
+        """Freezes the text tower but for its last groups: see [`TextTower.lock`]."""
+        self.text.lock(unlocked_layers, freeze_layer_norm)
+
     def _encode_image(self, images: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
         features, tokens = self.visual(images)
         return F.normalize(features, dim=-1) if normalize else features, tokens
@@ -248,6 +153,82 @@ class CoCa(nn.Module):
     def encode_text(self, text: Tensor, normalize: bool = True) -> Tensor:
         """(batch, length) -> (batch, embed_dim)."""
         return self._encode_text(text, normalize=normalize)[0]
+
+    def forward_intermediates(
+        self,
+        image: Tensor | None = None,
+        text: Tensor | None = None,
+        image_indices: int | Sequence[int] | None = None,
+        text_indices: int | Sequence[int] | None = None,
+        stop_early: bool = False,
+        normalize: bool = True,
+        normalize_intermediates: bool = False,
+        intermediates_only: bool = False,
+        image_output_fmt: str = "NCHW",
+        image_output_extra_tokens: bool = False,
+        text_output_fmt: str = "NLC",
+        text_output_extra_tokens: bool = False,
+        output_logits: bool = False,
+        output_logit_scale_bias: bool = False,
+    ) -> dict[str, Tensor | list[Tensor]]:
+        """
+        What the layers of both towers give, and the features.
+
+        Args:
+            image: (batch, 3, height, width), or None to leave the image tower out.
+            text: (batch, length), or None to leave the text tower out.
+            image_indices: Which layers: None for all, a number for so many of the last, or their indices.
+            text_indices: The same for the text tower.
+            stop_early: Whether the last layer asked for is the last one computed. Features then come from there.
+            normalize: Whether features are L2-normalised.
+            normalize_intermediates: Whether a tower's final norm is applied to what its layers give.
+            intermediates_only: Whether to leave out the features.
+            image_output_fmt: "NCHW" for (batch, width, rows, columns), "NLC" for (batch, patches, width).
+            image_output_extra_tokens: Whether to return what the class token became, too.
+            text_output_fmt: "NLC", the only form of texts.
+            text_output_extra_tokens: Whether to return what [CLS] became, too.
+            output_logits: Not supported, as in open_clip.
+            output_logit_scale_bias: Whether to return the similarity's scale, exponentiated, and its bias.
+
+        Returns:
+            `image_intermediates`, `image_intermediates_prefix`, `image_features`, and the same of `text` with
+            `text_intermediates_suffix`, `logit_scale`, `logit_bias`: those that were asked for.
+
+        Raises:
+            ValueError: An argument is out of range or not supported.
+        """
+        if output_logits and not intermediates_only:
+            raise ValueError("output_logits=True is not supported: call the model for logits.")
+        normalize = normalize and not intermediates_only
+        output: dict[str, Any] = {}
+        if image is not None:
+            output |= self.visual.forward_intermediates(
+                image,
+                image_indices,
+                stop_early,
+                normalize_intermediates,
+                intermediates_only,
+                image_output_fmt,
+                image_output_extra_tokens,
+            )
+        if text is not None:
+            output |= self.text.forward_intermediates(
+                text,
+                text_indices,
+                stop_early,
+                normalize_intermediates,
+                intermediates_only,
+                text_output_fmt,
+                text_output_extra_tokens,
+            )
+        for name in ("image_features", "text_features"):
+            if normalize and name in output:
+                output[name] = F.normalize(output[name], dim=-1)
+        if output_logit_scale_bias:
+            output["logit_scale"] = self.logit_scale.exp()
+            if self.logit_bias is not None:
+                output["logit_bias"] = self.logit_bias
+        return output
 
     def forward(
         self,
@@ -323,8 +304,8 @@ class CoCa(nn.Module):
             top_p: Sample from the most probable tokens whose probabilities add up to this.
             top_k: Sample from so many of the most probable tokens.
             pad_token_id: Fills up captions that have ended; `pad_id` by default.
-            eos_token_id: Ends a caption; 49407 by default.
-            sot_token_id: Starts a caption; 49406 by default.
+            eos_token_id: Ends a caption; by default 49407, and of a captioner with another vocabulary its own.
+            sot_token_id: Starts a caption; by default 49406, and of a captioner with another vocabulary its own.
             num_beams: Beams of all groups together.
             num_beam_groups: Groups. There is no penalty for likeness, so they search alike: one of them is run.
             min_seq_len: No caption ends before it has so many tokens, start token and prompt included.
@@ -345,8 +326,8 @@ class CoCa(nn.Module):
         if not self.captioner.config.text_config.is_causal:
             raise ValueError("A text tower with no_causal_mask cannot generate: its states depend on what follows.")
         device = image.device
-        start = _as_ids(START_TOKEN_ID if sot_token_id is None else sot_token_id, device)
-        end = _as_ids(END_TOKEN_ID if eos_token_id is None else eos_token_id, device)
+        start = _as_ids(self.start_token_id if sot_token_id is None else sot_token_id, "sot_token_id", device)
+        end = _as_ids(self.end_token_id if eos_token_id is None else eos_token_id, "eos_token_id", device)
         pad_token_id = self.pad_id if pad_token_id is None else pad_token_id
         processors = LogitsProcessorList(
             [
@@ -486,8 +467,10 @@ class _Steps:
         return self.captioner(**inputs).logits[:, -1]
 
 
-def _as_ids(token_ids: int | Sequence[int] | Tensor, device: torch.device) -> Tensor:
+def _as_ids(token_ids: int | Sequence[int] | Tensor | None, name: str, device: torch.device) -> Tensor:
     """-> (ids,)."""
+    if token_ids is None:
+        raise ValueError(f"The model's configuration names no such token: give {name}.")
     return torch.as_tensor(token_ids, dtype=torch.long, device=device).reshape(-1)
 
 
@@ -518,7 +501,7 @@ def _read_open_clip_names(
     One that is missing or misshapen is reported here, by its name there, and our own put in its place, lest it be
     reported again by a name that nobody knows.
     """
-    current = dict(module.captioner.named_parameters())
+    current = dict(module.captioner.named_parameters()) | dict(module.captioner.named_buffers())
     shapes = {name: parameter.shape for name, parameter in current.items()}
     for entry in module._table:
         theirs, expected = prefix + entry.theirs, entry.their_shape(shapes)
@@ -533,15 +516,3 @@ def _read_open_clip_names(
             tensor = None
         parts = {name: current[name] for name in entry.ours} if tensor is None else entry.to_ours(tensor)
         state_dict.update({prefix + _CAPTIONER + name: part for name, part in parts.items()})
-
-
-__all__ = [
-    "CLIPTextCfg",
-    "CLIPVisionCfg",
-    "CoCa",
-    "MultimodalCfg",
-    "TextDecoder",
-    "TextTower",
-    "VisionTower",
-    "beam_search",
-]
