@@ -191,7 +191,7 @@ class CoCaModelTest(AsPartOfTheLibrary, unittest.TestCase):
 
 
 class CoCaForCaptioningTest(AsPartOfTheLibrary, NoGenerationTests, unittest.TestCase):
-    # `NoGenerationTests` tells the library's checks that generation is tested elsewhere: its own tests are not to be had.
+    # By `NoGenerationTests` the library's checks know that generation is tested elsewhere: no archive has its tests.
     all_model_classes = (CoCaForCaptioning,)
     additional_model_inputs = ("input_ids",)
     _is_composite = True
