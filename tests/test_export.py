@@ -15,7 +15,6 @@ from tiny import START, tiny_captioner
 
 
 CLASSES = {"towers": lambda: tiny_captioner().model, "captioner": tiny_captioner}
-every_model = pytest.mark.parametrize("make", CLASSES.values(), ids=CLASSES.keys())
 
 
 def make_inputs(batch: int) -> dict[str, torch.Tensor]:
@@ -41,26 +40,39 @@ class Embeddings(torch.nn.Module):
         return logits, outputs.image_embeds, outputs.text_embeds
 
 
-@every_model
-@pytest.mark.parametrize("batch", [1, 3, 8])
-def test_a_program_of_torch_export_takes_any_batch(make, batch):
-    module = Embeddings(make()).eval()
+@pytest.fixture(scope="module", params=CLASSES.values(), ids=CLASSES.keys())
+def model(request):
+    return request.param().eval()
+
+
+@pytest.fixture(scope="module")
+def program(model):
     rows = Dim("rows")
-    program = export(module, (), make_inputs(2), dynamic_shapes={name: {0: rows} for name in make_inputs(2)})
+    shapes = {name: {0: rows} for name in make_inputs(2)}
+    return export(Embeddings(model), (), make_inputs(2), dynamic_shapes=shapes).module()
+
+
+@pytest.fixture(scope="module")
+def program_of_the_library(model):
+    return DynamoExporter().export(model, make_inputs(2), config=DynamoConfig(dynamic=True))
+
+
+every_batch = pytest.mark.parametrize("batch", [1, 3, 8])
+
+
+@every_batch
+def test_a_program_of_torch_export_takes_any_batch(model, program, batch):
     inputs = make_inputs(batch)
     with torch.no_grad():
-        expected, found = module(**inputs), program.module()(**inputs)
+        expected, found = Embeddings(model)(**inputs), program(**inputs)
     for value, other in zip(found, expected, strict=True):
         torch.testing.assert_close(value, other, rtol=0, atol=1e-5)
 
 
-@every_model
-@pytest.mark.parametrize("batch", [1, 3, 8])
-def test_a_program_of_the_librarys_exporter_takes_any_batch(make, batch):
-    model = make().eval()
-    program = DynamoExporter().export(model, make_inputs(2), config=DynamoConfig(dynamic=True))
+@every_batch
+def test_a_program_of_the_librarys_exporter_takes_any_batch(model, program_of_the_library, batch):
     inputs = make_inputs(batch)
     with torch.no_grad():
-        expected, found = model(**inputs), program.module()(**inputs)
-    torch.testing.assert_close(found["image_embeds"], expected["image_embeds"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(found["text_embeds"], expected["text_embeds"], rtol=0, atol=1e-5)
+        expected, found = model(**inputs), program_of_the_library(**inputs)
+    for name in ("image_embeds", "text_embeds"):
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-5)
