@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
+# The requirement for torch in `make test-latest`, for machines that must not take the newest one.
+TORCH ?= torch
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,12 +13,13 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-com
 PIP := $(INSTALL) -c constraints.txt
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
-.PHONY: help demo test check lint bundled-model clean
+.PHONY: help demo test test-latest check lint bundled-model clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo           captions the bundled example images with the bundled model'
 	@echo 'make test           every test'
+	@echo 'make test-latest    the fast tests and saved folders with the newest releases of everything (TORCH=torch==X)'
 	@echo 'make check          format, lint, types and the fast tests'
 	@echo 'make bundled-model  trains the bundled model again (half an hour on two cores with bfloat16)'
 	@echo 'make clean          removes .venv and everything fetched or built'
@@ -29,6 +32,9 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.dev
 	$(BIN)/python scripts/fetch_transformers_tests.py
 	$(PYTEST)
+
+test-latest:
+	$(PYTHON) scripts/test_latest.py --torch '$(TORCH)' --workers $(WORKERS)
 
 check: lint
 	$(BIN)/python scripts/fetch_transformers_tests.py
