@@ -67,7 +67,8 @@ def text_features(name: str, input_ids: torch.Tensor, **arguments: Any) -> torch
 def outputs(name: str) -> dict[str, torch.Tensor]:
     """Ours, under the names of the recording."""
     model, _ = model_of(name)
-    found: dict[str, torch.Tensor] = {"logit_scale_exp": model.model.logit_scale.exp()}
+    scale = model.model.logit_scale.exp()
+    found: dict[str, torch.Tensor] = {"logit_scale_exp": scale.reshape(recorded(name)["logit_scale_exp"].shape)}
     with torch.no_grad():
         image = model.get_image_features(pixel_values(name))
         found["image_features_raw"] = image.pooler_output

@@ -439,7 +439,8 @@ class CoCaConfig(_CoCaPreTrainedConfig):
         logit_scale_init_value (`float`, defaults to ln(1 / 0.07)): Initial logarithm of the similarity's scale.
         logit_bias_init_value (`float`, *optional*): Initial bias of the similarity; `None` for no bias.
         nonscalar_logit_scale (`bool`, defaults to `False`):
-            Whether scale and bias are stored with shape (1,) rather than (), as FSDP needs.
+            Whether an open_clip checkpoint of the model holds scale and bias with shape (1,) rather than (). Here they
+            always have it, as FSDP needs.
         caption_loss_weight (`float`, defaults to 2.0): Weight of the captioning loss.
         contrastive_loss_weight (`float`, defaults to 1.0): Weight of the contrastive loss.
         use_cache (`bool`, defaults to `True`): Whether the captioner returns keys and values for the next step.

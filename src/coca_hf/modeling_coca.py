@@ -1478,6 +1478,10 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         vocab_size = self.config.text_config.vocab_size
         return logits, self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
 
+    def _has_vectors(self) -> bool:
+        """Whether images and texts have a vector each, which a tower with `pool_type="none"` does not give."""
+        return "none" not in (self.config.vision_config.pool_type, self.config.text_config.pool_type)
+
     def _weigh(
         self, contrastive_loss: Tensor, labels: Tensor | None, shift_labels: Tensor | None, num_items: Any
     ) -> Tensor:
@@ -1581,8 +1585,7 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             image_embeds=None if encoded_images is None else encoded_images.image_embeds,
-            # A text that a cache continues has no vector.
-            return_loss=has_labels and cache is None,
+            return_loss=has_labels and cache is None and self._has_vectors(),
             loss_group=self._data_parallel_group(),
             interpolate_pos_encoding=interpolate_pos_encoding,
             cache=cache,

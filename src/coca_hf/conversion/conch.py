@@ -193,7 +193,7 @@ def conch_entries(config: CoCaConfig) -> list[Entry]:
         *text_projection_entries(text),
         *_vision(config.vision_config),
         Entry("visual.proj_contrast", ("model.visual_projection.weight",), transposed=True),
-        Entry("logit_scale", ("model.logit_scale",)),
+        Entry("logit_scale", ("model.logit_scale",), is_scalar=True),
     ]
     return [*table, *decoder_entries(decoder)] if decoder.num_hidden_layers else table
 

@@ -20,16 +20,22 @@ TowerConfig = CoCaVisionConfig | CoCaTextConfig | CoCaMultimodalConfig
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One tensor of open_clip's and what it is here: the same, its transpose, or several stacked along the rows."""
+    """
+    One tensor of open_clip's and what it is here: the same, its transpose, several stacked along the rows, or, of a
+    scalar, a vector of one.
+    """
 
     theirs: str
     ours: tuple[str, ...]
     transposed: bool = False
+    is_scalar: bool = False
 
     def to_ours(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         """Views of `tensor` where possible, so that nothing is held twice."""
         if self.transposed:
             return {self.ours[0]: tensor.t().contiguous()}
+        if self.is_scalar:
+            return {self.ours[0]: tensor.reshape(1)}
         if len(self.ours) == 1:
             return {self.ours[0]: tensor}
         return dict(zip(self.ours, tensor.chunk(len(self.ours)), strict=True))
@@ -38,11 +44,15 @@ class Entry:
         if len(self.ours) > 1:
             return torch.cat([tensors[name] for name in self.ours])
         tensor = tensors[self.ours[0]]
+        if self.is_scalar:
+            return tensor.reshape(())
         return tensor.t().contiguous() if self.transposed else tensor
 
     def their_shape(self, shapes: Mapping[str, torch.Size]) -> tuple[int, ...]:
         """Shape of open_clip's tensor, from the shapes of ours."""
         shape = tuple(shapes[self.ours[0]])
+        if self.is_scalar:
+            return ()
         if self.transposed:
             return shape[::-1]
         return shape if len(self.ours) == 1 else (len(self.ours) * shape[0], *shape[1:])
@@ -58,10 +68,10 @@ def entries(config: CoCaConfig) -> list[Entry]:
         *_vision(vision),
         Entry("visual.proj", ("model.visual_projection.weight",), transposed=True),
         *text_projection_entries(text),
-        Entry("logit_scale", ("model.logit_scale",)),
+        Entry("logit_scale", ("model.logit_scale",), is_scalar=not config.nonscalar_logit_scale),
     ]
     if config.logit_bias_init_value is not None:
-        table.append(Entry("logit_bias", ("model.logit_bias",)))
+        table.append(Entry("logit_bias", ("model.logit_bias",), is_scalar=not config.nonscalar_logit_scale))
     return [*table, *decoder_entries(decoder)]
 
 

@@ -287,7 +287,7 @@ def load_checkpoint(
         state = dict(tensors)
     for name, ours in (("logit_scale", model.logit_scale), ("logit_bias", model.logit_bias)):
         if name in state and ours is not None:
-            state[name] = state[name].reshape(ours.shape)
+            state[name] = model._shaped(state[name].reshape(1))
     if model.logit_bias is not None:
         state.setdefault("logit_bias", torch.zeros_like(model.logit_bias))
     _resize_positions(state, model)

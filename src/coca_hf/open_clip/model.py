@@ -87,7 +87,13 @@ class CoCa(nn.Module):
             init_logit_bias=init_logit_bias,
             nonscalar_logit_scale=nonscalar_logit_scale,
         )
-        self._wrap(CoCaForCaptioning(config), multimodal_cfg.context_length, pad_id)
+        captioner = CoCaForCaptioning(config)
+        if not nonscalar_logit_scale:
+            # Scalars, as open_clip's attributes are; the model computes with either shape.
+            for name in ("logit_scale", "logit_bias"):
+                if (parameter := getattr(captioner.model, name)) is not None:
+                    setattr(captioner.model, name, nn.Parameter(parameter.detach().reshape(())))
+        self._wrap(captioner, multimodal_cfg.context_length, pad_id)
         if text_cfg.vocab_size > END_TOKEN_ID:
             # As in open_clip, wherever the text tower looks for its end token.
             self.start_token_id, self.end_token_id = START_TOKEN_ID, END_TOKEN_ID
@@ -114,6 +120,10 @@ class CoCa(nn.Module):
         self._table = entries(captioner.config)
         self._register_state_dict_hook(_write_open_clip_names)
         self.register_load_state_dict_pre_hook(_read_open_clip_names)
+
+    def _shaped(self, scale_or_bias: Tensor) -> Tensor:
+        """With open_clip's shape, which is () unless the model was made with `nonscalar_logit_scale`."""
+        return scale_or_bias if self.captioner.config.nonscalar_logit_scale else scale_or_bias.reshape(())
 
     @property
     def logit_scale(self) -> nn.Parameter:
@@ -225,9 +235,9 @@ class CoCa(nn.Module):
             if normalize and name in output:
                 output[name] = F.normalize(output[name], dim=-1)
         if output_logit_scale_bias:
-            output["logit_scale"] = self.logit_scale.exp()
+            output["logit_scale"] = self._shaped(self.logit_scale.exp())
             if self.logit_bias is not None:
-                output["logit_bias"] = self.logit_bias
+                output["logit_bias"] = self._shaped(self.logit_bias)
         return output
 
     def forward(
@@ -262,12 +272,12 @@ class CoCa(nn.Module):
             "image_features": image_latent,
             "text_features": text_latent,
             "logits": self.text_decoder(image_embs, token_embs[:, :-1] if output_labels else token_embs),
-            "logit_scale": self.logit_scale.exp(),
+            "logit_scale": self._shaped(self.logit_scale.exp()),
         }
         if output_labels:
             out_dict["labels"] = text[:, 1:]
         if self.logit_bias is not None:
-            out_dict["logit_bias"] = self.logit_bias
+            out_dict["logit_bias"] = self._shaped(self.logit_bias)
         return out_dict
 
     @torch.no_grad()
