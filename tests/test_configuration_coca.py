@@ -13,6 +13,7 @@ from transformers.utils import logging
 from transformers_tests.test_configuration_common import ConfigTester
 
 from coca_hf.configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
+from coca_hf.conversion.weights import entries
 from coca_hf.modeling_coca import CoCaForCaptioning
 from tiny import TINY, tiny_config
 from transformers_tests.utils.test_configuration_utils import config_common_kwargs
@@ -355,8 +356,14 @@ def behaviour(config):
     outputs = model.train()(pixel_values=pixel_values, input_ids=input_ids, labels=input_ids)
     named = {name: getattr(outputs, name) for name in ("loss", "logits", "image_embeds", "text_embeds")}
     has_cache = model.eval()(pixel_values=pixel_values, input_ids=input_ids).cache is not None
-    start = model.generation_config.bos_token_id
-    return {**weights, **named, "has_cache": torch.as_tensor(has_cache), "start": torch.as_tensor(start)}
+    (scale,) = [entry for entry in entries(config) if entry.theirs == "logit_scale"]
+    return {
+        **weights,
+        **named,
+        "has_cache": torch.as_tensor(has_cache),
+        "start": torch.as_tensor(model.generation_config.bos_token_id),
+        "scale for open_clip": scale.to_theirs(weights),
+    }
 
 
 def differences(first, second):

@@ -299,10 +299,11 @@ class CoCaGenerationMixin(GenerationMixin):
         model_inputs = super().prepare_inputs_for_generation(
             input_ids, attention_mask=attention_mask, cache=cache, is_first_iteration=is_first_iteration, **kwargs
         )
-        if cache is not None and prompt_key_mask is not None:
-            key_mask = prompt_key_mask
-            if not is_first_iteration:
-                key_mask = token_key_mask(input_ids, attention_mask, self.config.text_config.pad_token_id)[:, :-1]
+        pad_token_id, has_cls = self.config.text_config.pad_token_id, self.config.text_config.pool_type == "cls"
+        if cache is not None and has_cls and (attention_mask is None or attention_mask.shape == input_ids.shape):
+            key_mask = prompt_key_mask if is_first_iteration else None
+            if key_mask is None:
+                key_mask = token_key_mask(input_ids, attention_mask, pad_token_id)[:, :-1]
             if cache.is_compileable:
                 # Always of the same shape, lest each step be compiled anew.
                 key_mask = F.pad(key_mask, (0, cache.get_max_length(0) - key_mask.shape[1]))

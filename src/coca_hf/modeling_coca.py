@@ -78,7 +78,8 @@ def contrastive_loss(
         logits_per_image = logits_per_image[image_of_text]
         is_same_image = image_of_text[:, None] == image_of_text
         is_other_text = ~torch.eye(len(is_same_image), dtype=torch.bool, device=is_same_image.device)
-        logits_per_image = logits_per_image.masked_fill(is_same_image & is_other_text, -torch.inf)
+        lowest = torch.finfo(logits_per_image.dtype).min
+        logits_per_image = logits_per_image.masked_fill(is_same_image & is_other_text, lowest)
     image_to_text = F.cross_entropy(
         logits_per_image, torch.arange(logits_per_image.shape[0], device=logits_per_image.device)
     )
