@@ -224,7 +224,7 @@ def print_table() -> None:
             names = [n for n in names_of_outputs(config) if n.rsplit(".", 1)[-1] in members]
             worst = [(outputs(config)[n] - expected(config, n)).abs().max().item() for n in names]
             cells.append(f"{max(worst):.1e}" if worst else "-")
-            theirs = recorded(config)["padded.gradients"]
+        theirs = recorded(config)["padded.gradients"]
         size = theirs[:, -1:].nan_to_num(1.0).clamp(min=1.0)
         cells.append(f"{((gradients(config) - theirs) / size).nan_to_num(0).abs().max().item():.1e}")
         print(f"| {config} |", " | ".join(cells), "|")
