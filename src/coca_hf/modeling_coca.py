@@ -982,7 +982,7 @@ class CoCaTextModel(CoCaPreTrainedModel):
         if self.config.pool_type in ("cls", "last"):
             return hidden_states[:, -1]
         if self.config.pool_type == "first":
-            if attention_mask is None:
+            if attention_mask is None or attention_mask.ndim == 4:
                 return hidden_states[:, 0]
             index = num_left_padding(attention_mask)[:, 0]
         elif input_ids is None:
