@@ -922,8 +922,6 @@ class CoCaTextModel(CoCaPreTrainedModel):
             # Padding on the right is seen, as by open_clip's towers without [CLS].
             keys = torch.arange(length + num_padding, device=attention_mask.device)
             return keys >= num_left_padding(attention_mask)
-        if input_ids is None and attention_mask is None:
-            attention_mask = torch.ones_like(position_ids[:, :length])
         key_mask = token_key_mask(input_ids, attention_mask, self.config.pad_token_id)
         # A text that fills the context has no padding after it: then [CLS] stands there, and sees itself.
         is_full = position_ids[:, length:] >= self.config.max_position_embeddings
@@ -986,7 +984,7 @@ class CoCaTextModel(CoCaPreTrainedModel):
         if self.config.pool_type in ("cls", "last"):
             return hidden_states[:, -1]
         if self.config.pool_type == "first":
-            if attention_mask is None:
+            if attention_mask is None or attention_mask.ndim == 4:
                 return hidden_states[:, 0]
             index = num_left_padding(attention_mask)[:, 0]
         elif input_ids is None:
@@ -1028,6 +1026,8 @@ class CoCaTextModel(CoCaPreTrainedModel):
             if attention_mask is not None and attention_mask.ndim == 4:
                 attention_mask = self._extend(attention_mask, position_ids)
             else:
+                if input_ids is None and attention_mask is None:
+                    attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
                 key_mask = self._key_mask(input_ids, attention_mask, position_ids, length)
         hidden_states = self.embeddings(
             input_ids,
