@@ -30,7 +30,8 @@ def make_batch() -> dict[str, torch.Tensor]:
 def compute(model: CoCaForCaptioning, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     # First: nothing has gathered the weights yet.
     ids = model.generate(batch["pixel_values"], num_beams=2, max_new_tokens=6)
-    outputs = model(**batch)
+    # Processes share the contrastive loss in training only.
+    outputs = model.train()(**batch)
     outputs.loss.backward()
     scale_gradient = model.model.logit_scale.grad
     scale_gradient = scale_gradient.full_tensor() if hasattr(scale_gradient, "full_tensor") else scale_gradient

@@ -285,7 +285,6 @@ class CoCaGenerationMixin(GenerationMixin):
         attention_mask: Tensor | None = None,
         cache: Cache | None = None,
         prompt_key_mask: Tensor | None = None,
-        is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """
@@ -297,13 +296,14 @@ class CoCaGenerationMixin(GenerationMixin):
         if cache is not None:
             self.decoder.complete(cache)
         model_inputs = super().prepare_inputs_for_generation(
-            input_ids, attention_mask=attention_mask, cache=cache, is_first_iteration=is_first_iteration, **kwargs
+            input_ids, attention_mask=attention_mask, cache=cache, **kwargs
         )
-        pad_token_id, has_cls = self.config.text_config.pad_token_id, self.config.text_config.pool_type == "cls"
-        if cache is not None and has_cls and (attention_mask is None or attention_mask.shape == input_ids.shape):
-            key_mask = prompt_key_mask if is_first_iteration else None
-            if key_mask is None:
-                key_mask = token_key_mask(input_ids, attention_mask, pad_token_id)[:, :-1]
+        is_chunk = prompt_key_mask is not None and prompt_key_mask.shape[1] > input_ids.shape[1]
+        key_mask = prompt_key_mask if is_chunk else None
+        knows_ids = attention_mask is None or attention_mask.shape == input_ids.shape
+        if not is_chunk and knows_ids and self.config.text_config.pool_type == "cls":
+            key_mask = token_key_mask(input_ids, attention_mask, self.config.text_config.pad_token_id)[:, :-1]
+        if cache is not None and key_mask is not None:
             if cache.is_compileable:
                 # Always of the same shape, lest each step be compiled anew.
                 key_mask = F.pad(key_mask, (0, cache.get_max_length(0) - key_mask.shape[1]))
