@@ -95,14 +95,17 @@ class OpenClip:
 
 
 def _with_options(
-    model: Any, dtype: str = "float32", packed: bool = False, int8: bool = False, compiled: bool = False
-) -> tuple[Any, dict[str, Any]]:
-    """The model as the options have it, and what its `generate()` is to be called with."""
-    model = model.to(getattr(torch, dtype))
-    if packed:
-        from coca_hf import pack_weights
+    model: Any,
+    dtype: str = "float32",
+    packed: bool = False,
+    int8: bool = False,
+    compiled: bool = False,
+    for_training: bool = False,
+) -> Any:
+    """The model as the options have it."""
+    from coca_hf import optimize_for_inference, optimize_for_training
 
-        pack_weights(model)
+    model = model.to(getattr(torch, dtype))
     if int8:
         from torchao.quantization import Int8WeightOnlyConfig
         from transformers import TorchAoConfig
@@ -111,21 +114,9 @@ def _with_options(
             model.save_pretrained(folder)
             quantization = TorchAoConfig(Int8WeightOnlyConfig())
             model = type(model).from_pretrained(folder, quantization_config=quantization).eval()
-    if compiled:
-        from torch._inductor import config as inductor
-
-        # Weights become constants, which products written for them read faster than the library of products does.
-        inductor.freezing = inductor.max_autotune = True
-        inductor.max_autotune_gemm_backends = "CPP,ATEN"
-        # Written out, the attention of one token becomes loops of its own, faster than the kernel for many.
-        model.set_attn_implementation({"text_config": "eager", "multimodal_config": "eager"})
-        # A step is some hundred kernels, too short to be called from Python, or behind a check of every module.
-        inductor.cpp_wrapper = True
-        options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-        model.forward = torch.compile(model.forward, options=options)
-        model.encode_images = torch.compile(model.encode_images, options=options)
-        return model, {"cache_implementation": "static"}
-    return model, {}
+    if packed or compiled:
+        optimize_for_inference(model, compile=compiled)
+    return optimize_for_training(model) if for_training else model
 
 
 class CocaHf:
@@ -143,7 +134,7 @@ class CocaHf:
 
             state = CoCa.from_captioner(self.model).state_dict()
             save_file({key: value.contiguous() for key, value in state.items()}, weights)
-        self.model, self.generate_options = _with_options(self.model, **options)
+        self.model = _with_options(self.model, **options)
         self.wrapped = CoCa.from_captioner(self.model)
 
     @property
@@ -153,7 +144,7 @@ class CocaHf:
     def generate(self, batch: int, tokens: int = 30, **options: Any) -> Work:
         x = images(batch).to(self.dtype)
         lengths = {"max_length": tokens, "min_length": tokens - 1}
-        return lambda: self.model.generate(x, **lengths, **self.generate_options, **options).tolist()
+        return lambda: self.model.generate(x, **lengths, **options).tolist()
 
     def default_call(self, batch: int) -> Work:
         x = images(batch).to(self.dtype)
@@ -171,12 +162,12 @@ class CocaHf:
         x = images(batch).to(self.dtype)
         return lambda: self._features(lambda: self.model.get_image_features(x))
 
-    def train_step(self, batch: int, length: int, **options: Any) -> Work:
+    def train_step(self, batch: int, length: int) -> Work:
         x, ids = images(batch), captions(batch, length, length)
 
         def step() -> float:
             self.model.train().zero_grad()
-            loss = self.model(x, ids, labels=ids, **options).loss
+            loss = self.model(x, ids, labels=ids).loss
             loss.backward()
             return loss.item()
 
@@ -190,7 +181,7 @@ class CocaHf:
 
         def count() -> int:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
-                self.model.train()(x, ids, labels=ids, skip_logits=True)
+                self.model.train()(x, ids, labels=ids)
             return 3 * counter.get_total_flops()
 
         return count
@@ -314,8 +305,7 @@ class Bundled:
         from scene_metrics import SceneModel
 
         self.scenes = SceneModel.load(str(coca_hf.bundled_model()))
-        self.scenes.model, generate_options = _with_options(self.scenes.model, **options)
-        self.scenes.model.generation_config.update(**generate_options)
+        self.scenes.model = _with_options(self.scenes.model, **options)
 
     def captions(self, count: int) -> Work:
         from scenes import parse_caption, render, scenes

@@ -10,7 +10,7 @@ import itertools
 
 import pytest
 import torch
-from transformers import CompileConfig, DynamicCache, LogitsProcessor, StaticCache, StoppingCriteria
+from transformers import DynamicCache, LogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from tiny import END, PAD, START, tiny_captioner
@@ -420,47 +420,6 @@ def test_the_compiled_model_has_no_graph_break_and_changes_no_token(captioner, p
     # The "eager" backend traces as any other does and needs no C++ compiler.
     compiled.forward = torch.compile(compiled.forward, backend="eager", fullgraph=True)
     assert torch.equal(generate(compiled, pixel_values, cache_implementation=cache), expected)
-
-
-class CountedRuns:
-    """A backend of `torch.compile` that counts the runs of what it was given."""
-
-    def __init__(self):
-        self.runs = 0
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def __call__(self, graph, example_inputs):
-        def run(*inputs):
-            self.runs += 1
-            return graph(*inputs)
-
-        return run
-
-
-@pytest.mark.parametrize("name", ["beam search"])
-def test_all_steps_after_the_first_are_compiled_with_a_static_cache(captioner, pixel_values, name):
-    mode, _ = MODES[name]
-    expected = generate(captioner, pixel_values, **mode)
-    torch._dynamo.reset()
-    counted = CountedRuns()
-    config = CompileConfig(backend=counted, mode=None, fullgraph=True)
-    config._compile_all_devices = True
-    compiled = copy.deepcopy(captioner)
-    ids = generate(compiled, pixel_values, cache_implementation="static", compile_config=config, **mode)
-    assert torch.equal(ids, expected)
-    assert counted.runs == NEW_TOKENS - 1
-
-
-def test_a_static_cache_that_a_cuda_graph_may_read_is_reordered_in_place(captioner):
-    cache = StaticCache(captioner.config, max_cache_len=4)
-    states = torch.empty(6, 2, 1, 8, device="meta")  # any device but the CPU
-    kept = [cache.update(states, states, layer_idx=idx) for idx in range(len(cache.layers))]
-    cache = captioner._reorder_cache(cache, torch.zeros(6, dtype=torch.long, device="meta"))
-    for layer, (keys, values) in zip(cache.layers, kept, strict=True):
-        assert layer.keys is keys
-        assert layer.values is values
 
 
 def test_generation_continues_from_a_returned_cache(captioner, pixel_values):

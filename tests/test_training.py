@@ -11,7 +11,6 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
 
-from coca_hf import modeling_coca
 from coca_hf.modeling_coca import CoCaForCaptioning, image_text_contrastive_loss
 from own_process import run_together
 from tiny import END, START, tiny_captioner
@@ -77,85 +76,10 @@ def test_shift_labels_replace_labels():
     torch.testing.assert_close(outputs.loss, expected.loss)
 
 
-@pytest.mark.parametrize("num_items_in_batch", [None, 40])
-@pytest.mark.parametrize(("min_logits", "max_chunks"), [(99, 1000), (7 * 99, 1000), (99, 3), (2**23, 16)])
-def test_the_loss_without_logits_has_the_same_value_and_gradients(
-    monkeypatch, min_logits, max_chunks, num_items_in_batch
-):
-    monkeypatch.setattr(modeling_coca, "MIN_LOGITS_AT_ONCE", min_logits)
-    monkeypatch.setattr(modeling_coca, "MAX_LOGITS_CHUNKS", max_chunks)
-    model, batch = tiny_captioner().train(), {**make_batch(), "num_items_in_batch": num_items_in_batch}
-    expected = model(**batch)
-    expected.loss.backward()
-    expected_gradients = gradients(model)
-    model.zero_grad()
-    outputs = model(**batch, skip_logits=True)
-    outputs.loss.backward()
-    assert outputs.logits is None
-    torch.testing.assert_close(outputs.caption_loss, expected.caption_loss)
-    torch.testing.assert_close(outputs.loss, expected.loss)
-    for name, gradient in gradients(model).items():
-        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6, msg=name)
-
-
-def losses_and_gradients(model, batch, **options):
-    model.zero_grad()
-    outputs = model(**batch, **options)
-    outputs.loss.backward()
-    return outputs.caption_loss.detach(), gradients(model)
-
-
-@pytest.mark.parametrize(
-    "case", ["autocast, bfloat16", "autocast, float16", "a hook", "a frozen head", "frozen towers"]
-)
-def test_the_loss_without_logits_has_the_same_gradients_whatever_holds_the_weights(monkeypatch, case):
-    monkeypatch.setattr(modeling_coca, "MIN_LOGITS_AT_ONCE", 7 * 99)
-    model, batch = tiny_captioner().train(), make_batch()
-    if case == "a hook":
-        model.lm_head.register_forward_hook(lambda module, inputs, output: 2 * output)
-    elif case == "a frozen head":
-        model.lm_head.requires_grad_(False)
-    elif case == "frozen towers":
-        model.requires_grad_(False).lm_head.requires_grad_(True)
-    with torch.autocast("cpu", getattr(torch, case.split()[-1], None), enabled="autocast" in case):
-        loss, expected = losses_and_gradients(model, batch)
-        skipped_loss, found = losses_and_gradients(model, batch, skip_logits=True)
-    tolerance = {"rtol": 2e-2, "atol": 2e-3} if "autocast" in case else {"rtol": 1e-4, "atol": 1e-6}
-    torch.testing.assert_close(skipped_loss, loss, **tolerance)
-    assert found.keys() == expected.keys()
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected[name], msg=name, **tolerance)
-
-
-def test_the_loss_without_logits_needs_no_gradients():
-    model, batch = tiny_captioner(), make_batch()
-    with torch.no_grad():
-        torch.testing.assert_close(model(**batch, skip_logits=True).loss, model(**batch).loss)
-
-
-def test_a_second_backward_pass_through_the_loss_without_logits_is_refused():
-    loss = tiny_captioner().train()(**make_batch(), skip_logits=True).loss
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match=r"skip_logits=True has one backward pass"):
-        loss.backward()
-
-
-def test_the_loss_without_logits_is_torchs_cross_entropy():
-    model, batch = tiny_captioner().train(), make_batch()
-    logits = model(**{**batch, "labels": None}).logits
-    expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
-    torch.testing.assert_close(model(**batch, skip_logits=True).caption_loss, expected)
-
-
 @pytest.mark.parametrize("is_training", [True, False])
 def test_labels_leave_the_logits_in_the_output(is_training):
     outputs = tiny_captioner().train(is_training)(**make_batch())
     assert outputs.logits.shape == (4, 8, 99)
-
-
-def test_skipping_the_logits_without_labels_is_refused():
-    with pytest.raises(ValueError, match=r"skip_logits=True computes the loss alone: pass labels"):
-        tiny_captioner()(**{**make_batch(), "labels": None}, skip_logits=True)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

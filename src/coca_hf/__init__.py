@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         CoCaVisionModel,
         CoCaVisionModelWithProjection,
     )
-    from .packing import pack_weights
+    from .optimization import optimize_for_inference, optimize_for_training
     from .pipeline_coca import ImageToTextPipeline
     from .pipelines import pipeline
     from .processing_coca import CoCaProcessor
@@ -47,7 +47,8 @@ _MODULES = {
     "CoCaVisionModel": "modeling_coca",
     "CoCaVisionModelWithProjection": "modeling_coca",
     "ImageToTextPipeline": "pipeline_coca",
-    "pack_weights": "packing",
+    "optimize_for_inference": "optimization",
+    "optimize_for_training": "optimization",
     "pipeline": "pipelines",
 }
 
@@ -70,7 +71,8 @@ __all__ = [
     "conversion",
     "example_images",
     "open_clip",
-    "pack_weights",
+    "optimize_for_inference",
+    "optimize_for_training",
     "pipeline",
     "publishing",
 ]

@@ -454,6 +454,14 @@ class CoCaAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
+    def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(batch, length, hidden) -> query, key and value, each (batch, heads, length, head size)."""
+        heads = (*hidden_states.shape[:2], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        return query, key, value
+
     def forward(
         self,
         hidden_states: Tensor,
@@ -462,10 +470,7 @@ class CoCaAttention(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor | None]:
         """(batch, length, hidden) -> (batch, length, hidden), weights (batch, heads, length, keys) or `None`."""
-        heads = (*hidden_states.shape[:2], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        query, key, value = self._project(hidden_states)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         attended, weights = _attention_interface(self.config, attention_mask)(
