@@ -682,7 +682,7 @@ class CoCaPreTrainedModel(CoCaModelCardMixin, PreTrainedModel):
         "CoCaAttentionPooler",
         "CoCaCrossAttentionLayer",
         "CoCaLayer",
-        "CoCaTextEmbeddings",
+        # Not the text's: accelerate shards the input embedding, which is part of them, by itself.
         "CoCaVisionEmbeddings",
     ]
     _supports_sdpa = True
