@@ -210,6 +210,9 @@ class CoCaGenerationMixin(GenerationMixin):
             num_images = len(encoded_images.image_embeds) if pixel_values is None else len(pixel_values)
             input_ids, attention_mask = self._prepare_prompts(input_ids, attention_mask, settings, num_images)
             kwargs["position_ids"] = text_position_ids(input_ids.shape[1], attention_mask, 0, input_ids.device)
+        elif attention_mask is None:
+            # The library would take an id that pads for padding wherever it stands.
+            attention_mask = torch.ones_like(input_ids)
         text = {"input_ids": input_ids, "attention_mask": attention_mask}
         knows_ids = attention_mask is None or attention_mask.shape == input_ids.shape
         if self.config.text_config.pool_type == "cls" and knows_ids:

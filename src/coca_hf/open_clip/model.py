@@ -25,7 +25,6 @@ from transformers.generation import (
 from ..conversion.model_config import CLIPTextCfg, CLIPVisionCfg, MultimodalCfg, config_of_parts
 from ..conversion.weights import entries
 from ..diverse_beam_search_coca import diverse_beam_search
-from ..generation_coca import token_key_mask
 from ..modeling_coca import CoCaEncodedImages, CoCaForCaptioning
 from .towers import TextDecoder, TextTower, VisionTower
 
@@ -414,7 +413,6 @@ class CoCa(nn.Module):
             encoded_images=self.captioner.encode_images(image),
             cache=DynamicCache(),
             use_cache=True,
-            prompt_key_mask=_prompt_key_mask(self.captioner, start.expand(len(image) * num_beams, 1)),
         )
 
     def _sample(
@@ -473,17 +471,10 @@ class _Steps:
             ids,
             next_sequence_length=ids.shape[1] - self.num_cached,
             is_first_iteration=not self.num_cached,
-            prompt_key_mask=_prompt_key_mask(self.captioner, ids),
             **self.state,
         )
         self.num_cached = ids.shape[1]
         return self.captioner(**inputs).logits[:, -1]
-
-
-def _prompt_key_mask(captioner: CoCaForCaptioning, ids: Tensor) -> Tensor | None:
-    """Which tokens the text tower sees of prompts (rows, text): an id that pads hides the one after it."""
-    config = captioner.config.text_config
-    return token_key_mask(ids, None, config.pad_token_id)[:, :-1] if config.pool_type == "cls" else None
 
 
 def _as_ids(token_ids: int | Sequence[int] | Tensor | None, name: str, device: torch.device) -> Tensor:
