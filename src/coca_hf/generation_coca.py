@@ -168,7 +168,7 @@ class CoCaGenerationMixin(GenerationMixin):
         text = self._prepare_text(input_ids, attention_mask, pixel_values, encoded_images, settings, kwargs)
         generation_config = self._limit_length(settings, generation_config, kwargs, text["input_ids"].shape[1])
         if pixel_values is not None:
-            pixel_values = pixel_values.to(self.device)
+            pixel_values = pixel_values.to(self._device_of_inputs(pixel_values))
             encoded_images = self.encode_images(pixel_values, interpolate_pos_encoding)
         outputs = super().generate(
             generation_config=generation_config,
@@ -191,6 +191,10 @@ class CoCaGenerationMixin(GenerationMixin):
 
         return SimpleNamespace(**{name: setting(name) for name in SETTINGS})
 
+    def _device_of_inputs(self, images: Tensor) -> torch.device:
+        """That of the weights; that of the images while the weights are offloaded, and on no device."""
+        return images.device if self.device.type == "meta" else self.device
+
     def _prepare_text(
         self,
         input_ids: Tensor | None,
@@ -207,8 +211,8 @@ class CoCaGenerationMixin(GenerationMixin):
             raise ValueError("The cache holds tokens: pass all ids so far, theirs included, as input_ids.")
         # An assistant goes on with what the model has prepared, and a cache with what it holds.
         if not (has_cached_tokens or settings.is_assistant):
-            num_images = len(encoded_images.image_embeds) if pixel_values is None else len(pixel_values)
-            input_ids, attention_mask = self._prepare_prompts(input_ids, attention_mask, settings, num_images)
+            images = encoded_images.image_embeds if pixel_values is None else pixel_values
+            input_ids, attention_mask = self._prepare_prompts(input_ids, attention_mask, settings, images)
             kwargs["position_ids"] = text_position_ids(input_ids.shape[1], attention_mask, 0, input_ids.device)
         elif attention_mask is None:
             # The library would take an id that pads for padding wherever it stands.
@@ -221,13 +225,14 @@ class CoCaGenerationMixin(GenerationMixin):
         return text
 
     def _prepare_prompts(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None, settings: SimpleNamespace, num_images: int
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, settings: SimpleNamespace, images: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Prompts and their mask, both (rows, text), as many as there are captions to write."""
+        """Prompts and their mask, both (rows, text), as many as there are captions to write of (images, ...)."""
+        num_images, device = images.shape[0], self._device_of_inputs(images)
         if settings.bos_token_id is None:
             raise ValueError("bos_token_id is missing from the generation config: captions start from it.")
         if input_ids is None or input_ids.shape[1] == 0:
-            input_ids = torch.full((num_images, 1), settings.bos_token_id, device=self.device)
+            input_ids = torch.full((num_images, 1), settings.bos_token_id, device=device)
             return input_ids, torch.ones_like(input_ids)
         if num_images > 1 and len(input_ids) not in (1, num_images):
             raise ValueError(
@@ -238,8 +243,8 @@ class CoCaGenerationMixin(GenerationMixin):
                 f"attention_mask has the shape {tuple(attention_mask.shape)}, but must have that of input_ids, "
                 f"{tuple(input_ids.shape)}."
             )
-        input_ids = input_ids.to(self.device)
-        attention_mask = None if attention_mask is None else attention_mask.to(self.device)
+        input_ids = input_ids.to(device)
+        attention_mask = None if attention_mask is None else attention_mask.to(device)
         end_token_ids = [] if settings.eos_token_id is None else settings.eos_token_id
         end_token_ids = torch.as_tensor(end_token_ids, dtype=input_ids.dtype, device=input_ids.device).flatten()
         pad_token_id = self.config.text_config.pad_token_id
