@@ -23,6 +23,7 @@ SETTINGS = (
     "is_assistant",
     "max_length",
     "max_new_tokens",
+    "min_length",
     "num_beam_groups",
     "pad_token_id",
     "stop_strings",
@@ -73,7 +74,7 @@ def continue_prompts(
         end_token_ids: (ids,), removed from a prompt's end.
 
     Returns:
-        Ids and attention mask, both (rows, longest prompt).
+        Ids and attention mask, both (rows, text): as wide as given, so that what follows begins where the ids end.
     """
     is_removable = torch.isin(input_ids, torch.cat([end_token_ids, end_token_ids.new_tensor([pad_token_id])]))
     if attention_mask is None:
@@ -83,10 +84,8 @@ def continue_prompts(
         is_removable = is_removable | ~is_token
     # From the first token on, up to the last one that stays.
     is_kept = (is_token.int().cumsum(dim=1) > 0) & ((~is_removable).int().flip(1).cumsum(dim=1).flip(1) > 0)
-    lengths = is_kept.sum(dim=1).clamp(min=1)
-
     # A stable sort brings the kept tokens of each row to its end, in order.
-    order = is_kept.int().argsort(dim=1, stable=True)[:, -int(lengths.max()) :]
+    order = is_kept.int().argsort(dim=1, stable=True)
     prompts = input_ids.gather(1, order)
     is_kept = is_kept.gather(1, order)
     prompts = prompts.masked_fill(~is_kept, pad_token_id)
@@ -123,8 +122,9 @@ class CoCaGenerationMixin(GenerationMixin):
             generation_config (`GenerationConfig`, *optional*):
                 Overrides the model's. With `num_beam_groups > 1` the search is diverse beam search (arXiv 1610.02424).
             input_ids (`torch.LongTensor` of shape `(images, text)`, *optional*):
-                Prompts, which the captions continue: end tokens and padding behind them are removed first. Without
-                them a caption starts from the start token. One prompt serves all images; several may share one image.
+                Prompts, which the captions continue: end tokens and padding behind them become padding before them.
+                Without them a caption starts from the start token. One prompt serves all images; several may share
+                one image.
             attention_mask (`torch.Tensor` of shape `(images, text)`, *optional*): 1 for tokens, 0 for padding.
             encoded_images (`CoCaEncodedImages`, *optional*): What `encode_images` made of images, in place of them.
             interpolate_pos_encoding (`bool`, defaults to `False`): Whether to accept images of another size.
@@ -166,7 +166,7 @@ class CoCaGenerationMixin(GenerationMixin):
             input_ids = attention_mask = None
         settings = self._settings(generation_config, kwargs)
         text = self._prepare_text(input_ids, attention_mask, pixel_values, encoded_images, settings, kwargs)
-        generation_config = self._limit_length(settings, generation_config, kwargs, text["input_ids"].shape[1])
+        generation_config = self._limit_length(settings, generation_config, kwargs, text)
         if pixel_values is not None:
             pixel_values = pixel_values.to(self._device_of_inputs(pixel_values))
             encoded_images = self.encode_images(pixel_values, interpolate_pos_encoding)
@@ -260,14 +260,18 @@ class CoCaGenerationMixin(GenerationMixin):
         settings: SimpleNamespace,
         generation_config: GenerationConfig | None,
         kwargs: dict[str, Any],
-        prompt_length: int,
+        text: dict[str, Tensor | None],
     ) -> GenerationConfig | None:
         """
-        The generation config, or `kwargs`, with a `max_length` that the context has room for.
+        The generation config, or `kwargs`, with lengths that the context has room for.
 
-        It replaces `max_new_tokens`, of which the library warns beside the model's own `max_length`.
+        Columns that are padding in every row do not count. `max_length` replaces `max_new_tokens`, of which the
+        library warns beside the model's own `max_length`.
         """
-        context = self.config.text_config.max_position_embeddings
+        context, num_padding = self.config.text_config.max_position_embeddings, 0
+        if text["attention_mask"] is not None:
+            num_padding = int(num_left_padding(text["attention_mask"]).min())
+        prompt_length = text["input_ids"].shape[1] - num_padding
         if settings.max_new_tokens is not None:
             length, cause = prompt_length + settings.max_new_tokens, f"max_new_tokens={settings.max_new_tokens}"
         else:
@@ -280,11 +284,15 @@ class CoCaGenerationMixin(GenerationMixin):
                 f"{cause} after a prompt of {prompt_length} tokens exceeds the context of {context} tokens: shorten "
                 "the prompt or ask for fewer tokens."
             )
+        lengths = {"max_length": length + num_padding, "max_new_tokens": None}
+        if settings.min_length and num_padding:
+            lengths["min_length"] = settings.min_length + num_padding
         if generation_config is None or "max_new_tokens" in kwargs or "max_length" in kwargs:
-            kwargs |= {"max_length": length, "max_new_tokens": None}
+            kwargs |= lengths
             return generation_config
         generation_config = copy.deepcopy(generation_config)
-        generation_config.max_length, generation_config.max_new_tokens = length, None
+        for name, value in lengths.items():
+            setattr(generation_config, name, value)
         return generation_config
 
     def prepare_inputs_for_generation(
