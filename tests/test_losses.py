@@ -4,7 +4,6 @@
 
 import datetime
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -216,43 +215,54 @@ def test_data_parallel_processes_train_several_texts_an_image(tmp_path: Path, ch
     assert not torch.equal(first["model.logit_scale"], before["model.logit_scale"])
 
 
-class CollectiveError(Exception):
-    pass
-
-
-def forbid_collectives() -> None:
-    def refuse(*args, **kwargs):
-        raise CollectiveError
-
-    for name in ("all_gather", "all_gather_into_tensor", "all_reduce", "broadcast", "barrier"):
-        setattr(torch.distributed, name, refuse)
-    torch.distributed.nn.functional.all_gather = refuse
-
-
-def _no_collective(rank: int, folder: str) -> None:
-    join(rank, folder)
-    forbid_collectives()
-    batch = own_part(make_batch(5), rank)
-    quiet: dict[str, Callable] = {
-        "evaluation": lambda: tiny_captioner().eval()(**batch),
-        "weight of 0": lambda: tiny_captioner(contrastive_loss_weight=0.0).train()(**batch),
-        "no labels": lambda: tiny_captioner().train()(**{**batch, "labels": None}),
-        "towers evaluated": lambda: tiny_captioner().eval().model(**without_labels(batch), return_loss=True),
-    }
-    for call in quiet.values():
-        call()
-    # Otherwise this test would find nothing.
-    with pytest.raises(CollectiveError):
-        tiny_captioner().train()(**batch)
-    torch.distributed.destroy_process_group()
-
-
 def without_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in batch.items() if name != "labels"}
 
 
-def test_nothing_waits_for_other_processes_but_a_contrastive_loss_in_training(tmp_path: Path):
-    run_together(_no_collective, (str(tmp_path),), 2)
+class CollectiveError(Exception):
+    pass
+
+
+@pytest.fixture
+def _collectives_fail(tmp_path: Path, monkeypatch):
+    """A group of processes, of which the others never answer."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+
+    def refuse(*args, **kwargs):
+        raise CollectiveError
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
+    for name in ("all_gather", "all_gather_into_tensor", "all_reduce", "broadcast", "barrier"):
+        monkeypatch.setattr(torch.distributed, name, refuse)
+    yield
+    monkeypatch.undo()
+    torch.distributed.destroy_process_group()
+
+
+QUIET = {
+    "evaluation": ({}, False, True),
+    "a weight of 0": ({"contrastive_loss_weight": 0.0}, True, True),
+    "no labels": ({}, True, False),
+}
+
+
+@pytest.mark.usefixtures("_collectives_fail")
+@pytest.mark.parametrize(("changes", "is_training", "with_labels"), QUIET.values(), ids=QUIET.keys())
+def test_nothing_waits_for_other_processes_but_a_contrastive_loss_in_training(changes, is_training, with_labels):
+    batch = make_batch(3)
+    tiny_captioner(**changes).train(is_training)(**(batch if with_labels else without_labels(batch)))
+    # Otherwise this test would find nothing.
+    with pytest.raises(CollectiveError):
+        tiny_captioner().train()(**batch)
+
+
+@pytest.mark.usefixtures("_collectives_fail")
+def test_towers_wait_for_other_processes_in_training_only():
+    batch = without_labels(make_batch(3))
+    model = tiny_captioner().model
+    model.eval()(**batch, return_loss=True)
+    with pytest.raises(CollectiveError):
+        model.train()(**batch, return_loss=True)
 
 
 def _alone(rank: int, folder: str) -> None:

@@ -466,12 +466,13 @@ class CoCaConfig(_CoCaPreTrainedConfig):
     }
     # Those of the parts are enough; the library's default names modules that CoCa does not have.
     base_model_fsdp_plan: ClassVar[dict[str, str]] = {}
-    # What is left of a captioner's outputs for Trainer's metrics are the logits alone.
+    # What is left for Trainer's metrics: of a captioner's outputs the logits alone, of the towers' `logits_per_text`.
     keys_to_ignore_at_inference = [
         "caption_loss",
         "contrastive_loss",
         "image_embeds",
         "text_embeds",
+        "logits_per_image",
         "cache",
         "image_outputs",
         "text_model_output",
