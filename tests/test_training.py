@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
 
-from coca_hf.modeling_coca import CoCaForCaptioning, image_text_contrastive_loss
+from coca_hf.modeling_coca import CoCaForCaptioning, contrastive_loss
 from own_process import run_together
 from tiny import END, START, tiny_captioner
 
@@ -130,7 +130,7 @@ def _contrastive_worker(rank: int, world_size: int, folder: str) -> None:
     images, texts = (part.chunk(world_size)[rank].clone().requires_grad_() for part in features)
     everyone = torch.distributed.group.WORLD
     image_embeds, text_embeds = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
-    loss = image_text_contrastive_loss(image_embeds, text_embeds, torch.tensor(5.0), everyone)
+    loss = contrastive_loss(image_embeds, text_embeds, torch.tensor(5.0), group=everyone)
     loss.backward()
     # As distributed data parallel averages them.
     torch.save((loss.detach(), images.grad / world_size, texts.grad / world_size), f"{folder}/rank{rank}.pt")
@@ -141,7 +141,7 @@ def test_processes_share_one_contrastive_loss_and_its_gradient(tmp_path: Path):
     features = torch.randn(2, 6, 12, generator=torch.Generator().manual_seed(0))
     torch.save(features, tmp_path / "features.pt")
     images, texts = (part.clone().requires_grad_() for part in features)
-    expected = image_text_contrastive_loss(F.normalize(images, dim=-1), F.normalize(texts, dim=-1), torch.tensor(5.0))
+    expected = contrastive_loss(F.normalize(images, dim=-1), F.normalize(texts, dim=-1), torch.tensor(5.0))
     expected.backward()
     run_together(_contrastive_worker, (2, str(tmp_path)), 2)
     results = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
