@@ -285,6 +285,17 @@ def sincos_positions(size: int, grid_size: tuple[int, int]) -> Tensor:
     return F.pad(table, (0, 0, 1, 0)).float()
 
 
+def resize_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """
+    Positions of an image's patches, and of its class token before them, for another grid of patches.
+
+    (1 + patches, hidden) -> (1 + new patches, hidden): bicubic, with antialiasing (open_clip's `resize_pos_embed`).
+    """
+    patches = positions[1:].t().unflatten(1, old_grid)[None].float()  # (1, hidden, rows, columns)
+    resized = F.interpolate(patches, size=new_grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([positions[:1], resized[0].flatten(1).t().to(positions.dtype)])
+
+
 class CoCaFixedPositions(nn.Module):
     """Position embeddings that are not trained."""
 
@@ -323,13 +334,6 @@ class CoCaVisionEmbeddings(nn.Module):
         # Through the module, whose weight may be on a disk until it is called.
         return self.position_embedding(torch.arange(1 + height * width, device=self.class_embedding.device))
 
-    def interpolate_pos_encoding(self, grid_size: tuple[int, int]) -> Tensor:
-        """Positions for another grid of patches, by bicubic interpolation: -> (1 + patches, hidden)."""
-        positions = self._positions()
-        patch_positions = positions[1:].t().unflatten(1, self.config.grid_size)[None]  # (1, hidden, rows, columns)
-        resized = F.interpolate(patch_positions.float(), size=grid_size, mode="bicubic", align_corners=False)
-        return torch.cat([positions[:1], resized[0].flatten(1).t().to(positions.dtype)])
-
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         """(batch, channels, height, width) -> (batch, 1 + patches, hidden)."""
         if pixel_values.ndim != 4:
@@ -346,8 +350,9 @@ class CoCaVisionEmbeddings(nn.Module):
                 f"{expected[0]} x {expected[1]}: resize them, or pass interpolate_pos_encoding=True."
             )
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
-        grid_size = tuple(patches.shape[-2:])
-        positions = self._positions() if given == expected else self.interpolate_pos_encoding(grid_size)
+        positions = self._positions()
+        if given != expected:
+            positions = resize_positions(positions, self.config.grid_size, tuple(patches.shape[-2:]))
         patches = patches.flatten(2).transpose(1, 2)  # (batch, patches, hidden)
         class_token = self.class_embedding.expand(patches.shape[0], 1, -1)
         return torch.cat([class_token, patches], dim=1) + positions
@@ -1653,9 +1658,45 @@ class _AsVector(ConversionOps):
         return self
 
 
-# How checkpoints load: towers from the folder of a whole model, and scale and bias where they were scalars.
+class _AsGrid(ConversionOps):
+    """Gives position embeddings of a checkpoint the grid of a model that is loaded for another image size."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, Any]:
+        ((_, tensors),) = input_dict.items()
+        positions = tensors[0] if isinstance(tensors, list) else tensors
+        embeddings = kwargs["model"].get_submodule(
+            kwargs["full_layer_name"].removesuffix(".position_embedding.weight")
+        )
+        height, width = embeddings.config.grid_size
+        num_patches = positions.shape[0] - 1
+        # Of the old grid its number of patches is known. It is taken to have the proportions of the new one.
+        old_height = round(math.sqrt(num_patches * height / width))
+        is_whole = (
+            isinstance(embeddings.position_embedding, nn.Embedding) and embeddings.position_embedding.weight.is_meta
+        )
+        if (
+            num_patches != height * width
+            and old_height * (num_patches // max(old_height, 1)) == num_patches
+            and is_whole
+        ):
+            positions = resize_positions(positions, (old_height, num_patches // old_height), (height, width))
+        return {target_patterns[0]: positions}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return self
+
+
+# How checkpoints load: towers from the folder of a whole model, positions for another image size, and scale and bias
+# that were scalars.
 for _name, _conversion in {
-    "CoCaVisionModel": [PrefixChange(prefix_to_remove="model"), PrefixChange(prefix_to_remove="vision_model")],
+    "CoCaVisionModel": [
+        PrefixChange(prefix_to_remove="model"),
+        PrefixChange(prefix_to_remove="vision_model"),
+        WeightConverter(*2 * ("embeddings.position_embedding.weight",), operations=[_AsGrid()]),
+    ],
     "CoCaVisionModelWithProjection": [PrefixChange(prefix_to_remove="model")],
     "CoCaTextModel": [PrefixChange(prefix_to_remove="model"), PrefixChange(prefix_to_remove="text_model")],
     "CoCaTextModelWithProjection": [PrefixChange(prefix_to_remove="model")],

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from ..configuration_coca import CoCaConfig, CoCaVisionConfig
 from ..image_processing_coca import CoCaImageProcessor
-from ..modeling_coca import CoCaForCaptioning, CoCaModel, sincos_positions
+from ..modeling_coca import CoCaForCaptioning, CoCaModel, resize_positions, sincos_positions
 from ..processing_coca import CoCaProcessor
 from . import conch
 from .card import write_card
@@ -26,7 +26,7 @@ from .errors import ConversionError
 from .model_config import open_clip_config, open_clip_model_cfg
 from .preprocessing import image_processor_of, preprocess_cfg_of, refuse_other_cleaning, tokenizer_of
 from .presets import ALL_PRESETS
-from .resolution import ImageSize, refuse_fixed_positions, resized_image_positions, with_image_size
+from .resolution import ImageSize, refuse_fixed_positions, with_image_size
 from .sources import CONFIG_NAME, Source, check_arguments, check_output, load_model_cfg, locate
 from .tensors import Tensors, open_tensors
 from .weights import Entry, entries, to_open_clip
@@ -156,7 +156,7 @@ def _open_clip_model(
         refuse_fixed_positions(trained_for)
         expected[POSITIONS] = (1 + math.prod(trained_for.grid_size), trained_for.hidden_size)
         if POSITIONS in tensors and tensors.shape(POSITIONS) == expected[POSITIONS]:
-            replacements[POSITIONS] = resized_image_positions(
+            replacements[POSITIONS] = resize_positions(
                 tensors[POSITIONS], trained_for.grid_size, config.vision_config.grid_size
             )
     model = _filled(config, entries(config), tensors, path, expected, replacements)

@@ -9,24 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from ..configuration_coca import CoCaVisionConfig
-from ..modeling_coca import CoCaForCaptioning, CoCaModel
+from ..modeling_coca import CoCaForCaptioning, CoCaModel, resize_positions
 from ..processing_coca import CoCaProcessor
 from .errors import ConversionError
 
 
 ImageSize = int | tuple[int, int] | list[int]
-
-
-def resized_image_positions(
-    positions: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
-) -> torch.Tensor:
-    """(1 + patches, hidden) -> (1 + patches, hidden): bicubic with antialiasing, as open_clip's `resize_pos_embed`."""
-    if old_grid == new_grid:
-        return positions
-    class_position, patches = positions[:1], positions[1:]
-    grid = patches.t().unflatten(1, old_grid)[None].float()  # (1, hidden, rows, columns)
-    grid = F.interpolate(grid, size=new_grid, mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([class_position, grid[0].flatten(1).t().to(positions.dtype)])
 
 
 def resized_text_positions(positions: torch.Tensor, length: int) -> torch.Tensor:
@@ -84,7 +72,7 @@ def change_image_size(
         raise ConversionError(f"image_size={image_size} is not possible: {error}") from error
     embedding = towers.vision_model.embeddings.position_embedding
     with torch.no_grad():
-        table = resized_image_positions(embedding.weight, old_grid, config.grid_size)
+        table = resize_positions(embedding.weight, old_grid, config.grid_size)
     embedding.weight = torch.nn.Parameter(table, requires_grad=embedding.weight.requires_grad)
     embedding.num_embeddings = len(table)
     if processor is not None:

@@ -16,11 +16,11 @@ import torch
 from ..conversion.model_config import open_clip_config
 from ..conversion.preprocessing import PREPROCESS_DEFAULTS, preprocess_cfg_of, refuse_other_cleaning, tokenizer_of
 from ..conversion.presets import PRESETS
-from ..conversion.resolution import change_image_size, resized_image_positions, resized_text_positions
+from ..conversion.resolution import change_image_size, resized_text_positions
 from ..conversion.sources import find_beside, find_config, find_tokenizer, load_model_cfg, locate
 from ..conversion.tensors import open_tensors
 from ..image_processing_coca import CoCaImageProcessor
-from ..modeling_coca import CoCaForCaptioning
+from ..modeling_coca import CoCaForCaptioning, resize_positions
 from ..tokenization_coca import CoCaTokenizer
 from .model import CoCa
 from .tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer
@@ -304,7 +304,7 @@ def _resize_positions(state: dict[str, torch.Tensor], model: CoCa) -> None:
             raise RuntimeError(
                 f"{image} has {len(state[image])} rows, which are no square grid and cannot be resized."
             )
-        state[image] = resized_image_positions(state[image], (side, side), new_grid)
+        state[image] = resize_positions(state[image], (side, side), new_grid)
     if text in state:
         has_cls = model.captioner.config.text_config.pool_type == "cls"
         state[text] = resized_text_positions(state[text], model.text.context_length + has_cls)
