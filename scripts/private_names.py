@@ -25,7 +25,7 @@ PAGE = ROOT / "docs" / "private-names.md"
 LIBRARIES = ("transformers", "torch", "huggingface_hub")
 
 # Private by their underscore, yet what the library's guides tell the author of a model to write: see the page.
-CONVENTIONS = {"_init_weights", "_from_config", "_sanitize_parameters", "_forward"}
+CONVENTIONS = {"_init_weights", "_from_config", "_sanitize_parameters", "_forward", "_reorder_cache"}
 # Modules with a page of their own in the library's documentation, whose public names are documented.
 DOCUMENTED_MODULES = {
     "huggingface_hub.errors",
@@ -285,7 +285,7 @@ class Scan:
         calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
         for node in ast.walk(tree):
             name, value = private_attribute(node)
-            if name is None:
+            if name is None or name in CONVENTIONS:
                 continue
             enclosing = getattr(self.modules[path], getattr(classes.get(id(node)), "name", ""), None)
             if owner := self._owner(name, value, imported, enclosing):

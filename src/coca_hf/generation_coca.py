@@ -172,8 +172,8 @@ class CoCaGenerationMixin(GenerationMixin):
             encoded_images = self.encode_images(pixel_values, interpolate_pos_encoding)
         outputs = super().generate(
             generation_config=generation_config,
-            # The library takes the batch size from it, and assisted decoding the assistant's images.
-            pixel_values=pixel_values,
+            # The library takes batch size and device from it, and assisted decoding the assistant's images.
+            pixel_values=encoded_images.image_embeds if pixel_values is None else pixel_values,
             encoded_images=encoded_images,
             **text,
             **use_diverse_beam_search(settings, kwargs),

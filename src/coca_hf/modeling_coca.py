@@ -1673,14 +1673,9 @@ class _AsGrid(ConversionOps):
         num_patches = positions.shape[0] - 1
         # Of the old grid its number of patches is known. It is taken to have the proportions of the new one.
         old_height = round(math.sqrt(num_patches * height / width))
-        is_whole = (
-            isinstance(embeddings.position_embedding, nn.Embedding) and embeddings.position_embedding.weight.is_meta
-        )
-        if (
-            num_patches != height * width
-            and old_height * (num_patches // max(old_height, 1)) == num_patches
-            and is_whole
-        ):
+        is_grid = old_height > 0 and num_patches % old_height == 0
+        # A sharded model's are the shards that it wants already.
+        if num_patches != height * width and is_grid and embeddings.position_embedding.weight.is_meta:
             positions = resize_positions(positions, (old_height, num_patches // old_height), (height, width))
         return {target_patterns[0]: positions}
 
