@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.cache_utils import DynamicCache
 from transformers.generation import (
     GenerateBeamDecoderOnlyOutput,
     GenerationConfig,
@@ -307,9 +308,13 @@ def _step(model: GenerationMixin, input_ids: Tensor, model_kwargs: dict[str, Any
 
 def _idle(model: GenerationMixin, input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
     """Runs the model for the sake of other processes, on one token: neither text nor cache grows out of bounds."""
-    left_out = ("cache", "use_cache", "attention_mask", "position_ids")
+    left_out = ("cache", "use_cache", "attention_mask", "position_ids", "prompt_key_mask")
     kept = {name: value for name, value in model_kwargs.items() if name not in left_out}
-    model_inputs = model.prepare_inputs_for_generation(input_ids[:, :1], use_cache=False, **kept)
+    # A new cache, since the others' steps have one: all must call the same parts of the model.
+    cache = None if model_kwargs.get("cache") is None else DynamicCache()
+    model_inputs = model.prepare_inputs_for_generation(
+        input_ids[:, :1], cache=cache, use_cache=cache is not None, **kept
+    )
     model(**model_inputs, return_dict=True)
 
 
