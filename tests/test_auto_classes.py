@@ -79,6 +79,15 @@ def test_a_saved_tower_loads_as_it_was(folder, part, tmp_path):
     torch.testing.assert_close(loaded.state_dict(), tower.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("part", ["Vision", "Text"])
+def test_a_saved_tower_with_its_projection_loads_with_it(folder, part, tmp_path):
+    tower = getattr(coca_hf, f"CoCa{part}ModelWithProjection").from_pretrained(folder)
+    tower.save_pretrained(tmp_path)
+    loaded = transformers.AutoModel.from_pretrained(tmp_path)
+    assert type(loaded) is type(tower)
+    torch.testing.assert_close(loaded.state_dict(), tower.state_dict(), rtol=0, atol=0)
+
+
 IMPORTS = {
     "package first": "import coca_hf; from transformers import AutoModel",
     "transformers first": "from transformers import AutoModel; import coca_hf",
@@ -136,6 +145,8 @@ def test_the_packages_names_are_what_its_page_lists():
         "CoCaMultimodalConfig",
         "CoCaVisionModel",
         "CoCaTextModel",
+        "CoCaVisionModelWithProjection",
+        "CoCaTextModelWithProjection",
         "CoCaModel",
         "CoCaForCaptioning",
         "CoCaImageProcessor",

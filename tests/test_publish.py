@@ -197,7 +197,7 @@ def test_the_command_says_what_it_did_and_where_it_is(pushed):
     commit = hub.repositories[REPOSITORY].branches["main"]
     assert result.code == 0, result.err
     assert result.out == f"{hub.endpoint}/{REPOSITORY}/commit/{commit}\n"
-    assert result.err.startswith("coca-hf push: 14 files, ")
+    assert result.err.startswith(f"coca-hf push: {len(PUBLISHED)} files, ")
     assert len(result.err.splitlines()) == 1
 
 
@@ -274,7 +274,7 @@ def test_a_dry_run_shows_files_sizes_and_card_and_asks_the_hub_nothing(original,
     listed = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in rest[: len(PUBLISHED)]}
     on_disk = {name: (folder.parent / name).stat().st_size for name in SAVED}
     assert {name: listed[name] for name in SAVED} == on_disk
-    assert rest[len(PUBLISHED)].split() == [f"{sum(listed.values()):,}", "bytes", "in", "14", "files"]
+    assert rest[len(PUBLISHED)].split() == [f"{sum(listed.values()):,}", "bytes", "in", str(len(PUBLISHED)), "files"]
     assert rest[len(PUBLISHED) + 1] == "not sent: optimizer.pt"
     card = (folder.parent / "README.md").read_text().replace("OWNER/NAME", REPOSITORY)
     assert result.out.endswith(f"\n\n{card}\n")
@@ -282,7 +282,8 @@ def test_a_dry_run_shows_files_sizes_and_card_and_asks_the_hub_nothing(original,
 
 def test_a_folder_that_does_not_load_is_not_sent(folder, tmp_path, hub):
     config = json.loads((folder / "config.json").read_text())
-    config["projection_dim"] += 4
+    for part in (config, config["vision_config"], config["text_config"]):
+        part["projection_dim"] += 4
     (folder / "config.json").write_text(json.dumps(config))
     result = push(tmp_path / "home", hub, str(folder), REPOSITORY)
     assert result.code == 1

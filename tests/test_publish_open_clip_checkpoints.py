@@ -49,7 +49,8 @@ def published(tmp_path_factory):
     width = config["text_config"]["hidden_size"]
     config["vision_config"]["pooler_hidden_size"] = width
     config["multimodal_config"] |= {"cross_attention_hidden_size": width, "intermediate_size": 4 * width}
-    config["projection_dim"] = width
+    for part in (config, config["vision_config"], config["text_config"]):
+        part["projection_dim"] = width
     export_open_clip(CoCaForCaptioning(type(tiny_model(processor).config).from_dict(config)), root / "theirs")
     preset = root / "theirs" / CONFIG_NAME
     with serve_hub() as hub:

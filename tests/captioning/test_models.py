@@ -171,7 +171,8 @@ def test_weights_without_a_decoder_are_not_filled_up_with_random_numbers(folder,
 
 
 def test_weights_of_another_size_are_not_replaced_by_random_numbers(folder):
-    change_config(folder, projection_dim=10)
+    width = {"projection_dim": 10}
+    change_config(folder, **width, vision_config=width, text_config=width)
     with pytest.raises(ModelError, match=r"have another size for \S*projection"):
         load_model(ModelChoice(str(folder), "cpu"), "towers")
 

@@ -28,7 +28,8 @@ def checkpoint(folder, model) -> Path:
     config["vision_config"]["pooler_hidden_size"] = config["text_config"]["hidden_size"]
     config["multimodal_config"]["cross_attention_hidden_size"] = config["text_config"]["hidden_size"]
     config["multimodal_config"]["intermediate_size"] = 4 * config["text_config"]["hidden_size"]
-    config["projection_dim"] = config["text_config"]["hidden_size"]
+    for part in (config, config["vision_config"], config["text_config"]):
+        part["projection_dim"] = config["text_config"]["hidden_size"]
     export_open_clip(CoCaForCaptioning(type(captioner.config).from_dict(config)), folder / "theirs")
     return folder / "theirs"
 
