@@ -119,6 +119,7 @@ OUTDATED = """
 import json, sys
 for name in ("coca_hf", "ftfy", "torchvision"):
     sys.modules[name] = None
+import transformers.processing_utils  # it makes another `transformers` of the library, which would say its own version
 import transformers as t
 t.__version__ = "5.23.0"
 
@@ -361,7 +362,8 @@ CAPTIONER = {
         (lambda folder: CoCaForCaptioning.from_pretrained(folder), CAPTIONER),
         (lambda folder: CoCaModel.from_pretrained(folder), TOWERS),
         (lambda folder: CoCaConfig.from_pretrained(folder), CAPTIONER),
-        (lambda folder: CoCaModel.from_pretrained(folder).config, TOWERS),
+        # As with the library's models, a configuration that was read says what its folder said until a model is saved.
+        (lambda folder: CoCaModel.from_pretrained(folder).config, CAPTIONER),
         (lambda folder: CoCaConfig(), CAPTIONER),
         (lambda folder: CoCaConfig(multimodal_config={"num_hidden_layers": 0}), TOWERS),
     ],
@@ -375,6 +377,14 @@ def test_what_is_saved_promises_captions_where_it_can_write_them(make, auto_map,
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["auto_map"] == auto_map
     assert ("custom_pipelines" in written) == (auto_map == CAPTIONER)
+
+
+def test_a_configuration_from_saved_towers_promises_no_captions(tmp_path, saved):
+    CoCaModel.from_pretrained(saved["first"]).save_pretrained(tmp_path / "towers")
+    CoCaConfig.from_pretrained(tmp_path / "towers").save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["auto_map"] == TOWERS
+    assert "custom_pipelines" not in written
 
 
 @pytest.mark.parametrize("part", ["vision", "text"])
