@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import transformers
 
 
-# Every file of the model imports this one first, so that an older release is refused in words, whatever is loaded.
+# Every file that a class is loaded from imports this one first, so that an older release is refused in words.
 if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 24):
     raise ImportError(
         f"CoCa needs transformers 5.24 or newer, and transformers {transformers.__version__} is installed: "
@@ -23,7 +23,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 if TYPE_CHECKING:
     # transformers saves a class's own file and those that it imports, and finds imports by their lines, these too.
-    # Every file of the model imports this one and this one names the others, so a saved folder has all of them.
+    # Those files import this one, and this one leads to all others, so a saved folder has all of them.
     from .generation_coca import CoCaGenerationMixin  # noqa: F401
     from .image_processing_coca import CoCaImageProcessor  # noqa: F401
     from .modeling_coca import CoCaForCaptioning  # noqa: F401
