@@ -260,6 +260,10 @@ class Scan:
             self._imports(path, tree)
             self._overrides(path, tree)
             self._attributes(path, tree)
+        # `torch._a._b` reads `torch._a` on its way.
+        ways = [name for name in self.uses if any(other.startswith(f"{name}.") for other in self.uses)]
+        for name in ways:
+            del self.uses[name]
         return self
 
     def _imports(self, path: Path, tree: ast.Module) -> None:
