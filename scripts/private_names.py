@@ -25,7 +25,9 @@ PAGE = ROOT / "docs" / "private-names.md"
 LIBRARIES = ("transformers", "torch", "huggingface_hub")
 
 # Private by their underscore, yet what the library's guides tell the author of a model to write: see the page.
-CONVENTIONS = {"_init_weights", "_from_config", "_sanitize_parameters", "_forward", "_reorder_cache"}
+CONVENTIONS = {"_init_weights", "_from_config", "_sanitize_parameters", "_forward"}
+# Methods that no class of a library declares: the module that calls them where a model has them.
+HOOKS = {"_reorder_cache": "transformers.generation.utils"}
 # Modules with a page of their own in the library's documentation, whose public names are documented.
 DOCUMENTED_MODULES = {
     "huggingface_hub.errors",
@@ -115,6 +117,10 @@ def parameters_of(name: str) -> tuple[set[str], bool]:
 
 def moved(use: Use) -> str | None:
     """In words, what of a name of the page is no longer as the code needs it."""
+    module, _, name = use.name.rpartition(".")
+    if HOOKS.get(name) == module:
+        is_called = name in inspect.getsource(importlib.import_module(module))
+        return None if is_called else f"`{use.name}` is gone: {module} no longer calls {name!r}"
     try:
         names, takes_any = parameters_of(use.name)
     except (LookupError, ImportError) as error:
@@ -254,6 +260,10 @@ class Scan:
             self._imports(path, tree)
             self._overrides(path, tree)
             self._attributes(path, tree)
+        # `torch._a._b` reads `torch._a` on its way.
+        ways = [name for name in self.uses if any(other.startswith(f"{name}.") for other in self.uses)]
+        for name in ways:
+            del self.uses[name]
         return self
 
     def _imports(self, path: Path, tree: ast.Module) -> None:
@@ -285,7 +295,7 @@ class Scan:
         calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
         for node in ast.walk(tree):
             name, value = private_attribute(node)
-            if name is None or name in CONVENTIONS:
+            if name is None:
                 continue
             enclosing = getattr(self.modules[path], getattr(classes.get(id(node)), "name", ""), None)
             if owner := self._owner(name, value, imported, enclosing):
@@ -304,6 +314,8 @@ class Scan:
                 return ""
             found = resolve(module)
             return public_path(found) if isinstance(found, type) else module
+        if name in HOOKS:
+            return HOOKS[name]
         is_own_object = (isinstance(value, ast.Name) and value.id in ("self", "cls")) or "super()" in ast.unparse(
             value
         )

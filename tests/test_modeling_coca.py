@@ -8,6 +8,7 @@ Names that end in `ModelTester` follow the library: its tests read sizes from th
 import unittest
 from unittest.mock import patch
 
+import torch
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MODEL_MAPPING_NAMES
 from transformers_tests.test_modeling_common import (
@@ -16,6 +17,7 @@ from transformers_tests.test_modeling_common import (
     ids_tensor,
     random_attention_mask,
 )
+from transformers_tests.test_training_mixin import TrainingTesterMixin
 
 from coca_hf.configuration_coca import CoCaConfig, CoCaTextConfig, CoCaVisionConfig
 from coca_hf.modeling_coca import CoCaForCaptioning, CoCaModel, CoCaTextModel, CoCaVisionModel
@@ -212,3 +214,42 @@ class CoCaForCaptioningTest(ConvertsScalars, NoGenerationTests, unittest.TestCas
     @unittest.skip("The caption has no places for image tokens: its rows share the images by cross-attention.")
     def test_get_image_features_pooler_output(self):
         pass
+
+
+def one_image(rows):
+    return torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16).expand(rows, -1, -1, -1)
+
+
+class CaptionerOfOneImage(CoCaForCaptioning):
+    """The library's training test prompts with text alone: here the image comes with it."""
+
+    def generate(self, prompts, **kwargs):
+        return super().generate(pixel_values=one_image(len(prompts)), input_ids=prompts, **kwargs)
+
+
+class CaptionerOfOneImageTester(CoCaForCaptioningModelTester):
+    causal_lm_class = CaptionerOfOneImage
+
+    def get_config(self):
+        config = super().get_config()
+        config.vocab_size = self.vocab_size
+        # All rows are the same pair, between which the contrastive loss cannot choose.
+        config.contrastive_loss_weight = 0.0
+        return config
+
+
+class CoCaForCaptioningTrainingTest(TrainingTesterMixin, unittest.TestCase):
+    """
+    The library's training test: a caption is learnt by heart, and generated again.
+
+    Its tests of shards (`test_fsdp_mixin`, `test_tensor_parallel_mixin`) import a module that no archive carries, and
+    run only with models of their own list, which read text alone: `test_parallel.py` has ours. Its tests of pipelines
+    (`test_pipeline_mixin`) download tiny models of the Hub: `test_pipeline_coca.py` has ours.
+    """
+
+    training_overfit_seq_length = 16
+    model_tester = CaptionerOfOneImageTester()
+
+    def _create_text_training_batch(self, batch_size, seq_length, vocab_size):
+        batch = super()._create_text_training_batch(batch_size, seq_length, vocab_size)
+        return {**batch, "pixel_values": one_image(batch_size)}
