@@ -3,8 +3,10 @@
 """A saved tiny model, a folder to work in, and the command in this process and in one of its own."""
 
 import os
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
@@ -35,6 +37,26 @@ def model(tmp_path_factory) -> str:
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """For moments that are not to be the same each time; CHANCE_SEED=N plays one again."""
+    seed = int(os.environ.get("CHANCE_SEED", random.randrange(2**32)))
+    print(f"CHANCE_SEED={seed}")
+    return random.Random(seed)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture(name="wait_for")
+def wait_for_fixture() -> Callable[..., None]:
+    return wait_for
 
 
 @pytest.fixture
