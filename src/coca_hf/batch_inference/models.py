@@ -191,18 +191,16 @@ def _made_fast(model: Any, choice: ModelChoice) -> Any:
     """The one place where the command's models are made fast. `model.inference_words` says how, for the summary."""
     import torch
 
-    from .. import pack_weights
+    from ..optimization import optimize_for_inference
 
-    words = str(model.dtype).removeprefix("torch.")
-    if model.device.type == "cuda" and choice.dtype == "auto" and torch.cuda.is_bf16_supported():
-        model = model.to(torch.bfloat16)
-        words = "bfloat16"
-    if model.device.type == "cpu" and not choice.is_exact:
+    words = ""
+    if not choice.is_exact:
+        is_card = model.device.type == "cuda" and choice.dtype == "auto" and torch.cuda.is_bf16_supported()
         # Refused where this PyTorch or processor has nothing faster.
         with suppress(ValueError):
-            model = pack_weights(model)
-            words += " with packed weights"
-    model.inference_words = f"{words} on {model.device}"
+            model = optimize_for_inference(model, dtype=torch.bfloat16 if is_card else None)
+            words = " with packed weights" if model.device.type == "cpu" else ""
+    model.inference_words = f"{str(model.dtype).removeprefix('torch.')}{words} on {model.device}"
     return model
 
 
