@@ -86,9 +86,9 @@ def coca(monkeypatch, capfd) -> Iterator[Callable[..., Result]]:
 
 @pytest.fixture
 def command(monkeypatch) -> list[str]:
-    """Begins the command line of a process of its own."""
+    """Begins the command line of a process of its own, started where the installed script starts."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return [sys.executable, "-m", "coca_hf.cli"]
+    return [sys.executable, "-c", "import sys, coca_hf_command; sys.exit(coca_hf_command.main())"]
 
 
 @pytest.fixture
