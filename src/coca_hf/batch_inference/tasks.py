@@ -23,6 +23,8 @@ from .sampling import RandomChoice, seed_of
 # Thousands of labels are possible, and a batch of all of them is not.
 _TEXTS_AT_ONCE = 256
 
+_SAMPLING = ("temperature", "top_k", "top_p")
+
 
 @contextmanager
 def _inference(num_images: int) -> Iterator[None]:
@@ -151,6 +153,9 @@ class CaptionTask(_ImageTask):
 
     def _generate(self, pixel_values: Tensor, **choices: Any) -> list[Result]:
         arguments = {**self._arguments_on_device(), **choices}
+        if not arguments.get("do_sample", True):
+            # The choice is made already, and the library warns of settings that a greedy search does not need.
+            arguments = {name: value for name, value in arguments.items() if name not in _SAMPLING}
         outputs = self.model.generate(pixel_values=pixel_values, return_dict_in_generate=True, **arguments)
         captions = self.processor.batch_decode(outputs.sequences, skip_special_tokens=True)
         fields = [{"caption": " ".join(caption.split())} for caption in captions]
