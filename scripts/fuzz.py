@@ -30,8 +30,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from coca_hf.captioning.errors import ImageError
-from coca_hf.captioning.images import MAX_PIXELS, known_formats, read_image
+from coca_hf.batch_inference.errors import ImageError
+from coca_hf.batch_inference.images import MAX_PIXELS, known_formats, read_image
 
 
 PIECE = 200
@@ -47,6 +47,7 @@ _MODES = {
     "PPM": ("RGB", "L", "1"),
     "AVIF": ("RGB", "RGBA"),
     "JPEG2000": ("RGB", "L"),
+    "HEIF": ("RGB", "RGBA"),
 }
 # Values that counts and sizes in a header go wrong with.
 _AWKWARD = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)

@@ -27,6 +27,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from coca_hf.batch_inference.record_log import RecordLog
 from run_interrupted import lines_in, make_images, run
 
 
@@ -62,8 +63,11 @@ def workers_of(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return found
 
 
-def parts_in(output: Path) -> int:
-    return len(list(output.glob(f"{OUTPUTS[0]}.parts/*.jsonl")))
+def blocks_in(output: Path) -> int:
+    """How many blocks are done."""
+    log = RecordLog(str(output / f"{OUTPUTS[0]}.records"))
+    log.refresh()
+    return sum(any(entry.is_last for entry in entries) for entries in log.entries.values())
 
 
 def wait_until(condition: Callable[[], bool], run: subprocess.Popen[bytes]) -> None:
@@ -74,15 +78,15 @@ def wait_until(condition: Callable[[], bool], run: subprocess.Popen[bytes]) -> N
 
 
 def lose_workers(arguments: list[str], output: Path, places: list[int], log: Path) -> list[dict[str, Any]]:
-    """Starts the command, and kills a worker at so many parts that are written; the last time it is Ctrl-C for all."""
+    """Starts the command, and kills a worker at so many blocks that are done; the last time it is Ctrl-C for all."""
     losses = []
     with open(log, "a") as stderr:
         process = subprocess.Popen(arguments, stdout=stderr, stderr=stderr)
         for at in places[:-1]:
-            wait_until(lambda at=at: parts_in(output) >= at and bool(workers_of(process)), process)  # type: ignore[misc]
+            wait_until(lambda at=at: blocks_in(output) >= at and bool(workers_of(process)), process)  # type: ignore[misc]
             workers_of(process)[0].send_signal(signal.SIGKILL)
-            losses.append({"lost": "a worker", "parts": parts_in(output)})
-        wait_until(lambda: parts_in(output) >= places[-1], process)
+            losses.append({"lost": "a worker", "blocks": blocks_in(output)})
+        wait_until(lambda: blocks_in(output) >= places[-1], process)
         family, sent = psutil.Process(process.pid).children(recursive=True), time.monotonic()
         process.send_signal(signal.SIGINT)
         code = process.wait(timeout=60)
@@ -91,7 +95,7 @@ def lose_workers(arguments: list[str], output: Path, places: list[int], log: Pat
         if code != 130:
             raise SystemExit(f"the command went on until exit code {code} when it was interrupted")
         interruption = {"exit_code": code, "ended_within_seconds": seconds, "orphans": len(orphans)}
-        losses.append({"lost": "the command, by Ctrl-C", "parts": parts_in(output), **interruption})
+        losses.append({"lost": "the command, by Ctrl-C", "blocks": blocks_in(output), **interruption})
     return losses
 
 
@@ -105,10 +109,10 @@ def compare(work: Path, number: int, size: int, times: int) -> dict[str, Any]:
         task = progress.add_task("running", total=3)
         quiet_code, quiet_seconds = run(command(shards, quiet, []), log)
         progress.advance(task)
-        arguments = command(shards, hunted, ["--ray"])
+        arguments = command(shards, hunted, ["--ray", "local"])
         losses = lose_workers(arguments, hunted, places, log)
         progress.advance(task)
-        written = {path.name: path.stat().st_mtime_ns for path in hunted.glob(f"{OUTPUTS[0]}.parts/*.jsonl")}
+        written = blocks_in(hunted)
         code, seconds = run(arguments, log)
         progress.advance(task)
     names = [json.loads(line)["image"] for line in (hunted / OUTPUTS[0]).read_text("ascii").splitlines()]
@@ -119,7 +123,7 @@ def compare(work: Path, number: int, size: int, times: int) -> dict[str, Any]:
         "blocks": len(shards),
         "one process, undisturbed": {"exit_code": quiet_code, "seconds": round(quiet_seconds, 1)},
         "losses": losses,
-        "continued": {"exit_code": code, "seconds": round(seconds, 1), "blocks that were there": len(written)},
+        "continued": {"exit_code": code, "seconds": round(seconds, 1), "blocks that were there": written},
         "said": log.read_text("utf-8").splitlines()[-1].replace(f"{work}/", ""),
         "lost": lines_in(quiet / OUTPUTS[0]) - len(set(names)),
         "doubled": len(names) - len(set(names)),

@@ -12,7 +12,7 @@ from multiprocessing.context import ForkServerProcess
 import torch
 import torch.multiprocessing
 
-from coca_hf.captioning.workers import start_early
+from coca_hf.batch_inference.reading import start_early
 from coca_hf.cli import main
 
 

@@ -5,6 +5,7 @@
 import os
 import time
 
+import numpy as np
 from PIL import Image
 
 
@@ -26,3 +27,14 @@ def sleep_over_wide_ones(image: Image.Image) -> int:
 
 def fail(image: Image.Image) -> int:
     raise KeyError("a defect")
+
+
+def large_array(image: Image.Image) -> np.ndarray:
+    return np.zeros((316, 316, 3), np.uint8)
+
+
+class Unpicklable:
+    """Travels to another process, and cannot be made there."""
+
+    def __reduce__(self):
+        return fail, (None,)

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageOps
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 from transformers_tests.test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
 
-from coca_hf.captioning.images import read_image
+from coca_hf.batch_inference.images import read_image
 from coca_hf.image_processing_coca import CoCaImageProcessor, center_crop, resized_size
 
 

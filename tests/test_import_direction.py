@@ -28,7 +28,7 @@ TRAVELLING_MAY_IMPORT |= sys.stdlib_module_names
 LEVELS = {
     "cli": 2,
     "app": 2,
-    "captioning": 1,
+    "batch_inference": 1,
     "training": 1,
     "publishing": 1,
     "conversion": 1,

@@ -3,8 +3,10 @@
 """A saved tiny model, a folder to work in, and the command in this process and in one of its own."""
 
 import os
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
@@ -38,6 +40,26 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def chance() -> random.Random:
+    """For moments that are not to be the same each time; CHANCE_SEED=N plays one again."""
+    seed = int(os.environ.get("CHANCE_SEED", random.randrange(2**32)))
+    print(f"CHANCE_SEED={seed}")
+    return random.Random(seed)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture(name="wait_for")
+def wait_for_fixture() -> Callable[..., None]:
+    return wait_for
+
+
+@pytest.fixture
 def images(folder) -> list[str]:
     """Three images in `photos/`."""
     (folder / "photos").mkdir()
@@ -64,9 +86,9 @@ def coca(monkeypatch, capfd) -> Iterator[Callable[..., Result]]:
 
 @pytest.fixture
 def command(monkeypatch) -> list[str]:
-    """Begins the command line of a process of its own."""
+    """Begins the command line of a process of its own, started where the installed script starts."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return [sys.executable, "-m", "coca_hf.cli"]
+    return [sys.executable, "-c", "import sys, coca_hf_command; sys.exit(coca_hf_command.main())"]
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
-from coca_hf.captioning.tasks import EmbedTask
+from coca_hf.batch_inference.tasks import EmbedTask
 
 
 def test_an_array_and_its_rows(coca, model, images):
@@ -27,10 +28,9 @@ def test_an_array_and_its_rows(coca, model, images):
 
 
 def test_a_table_holds_what_the_array_holds(coca, model, images):
-    parquet = pytest.importorskip("pyarrow.parquet")
     coca("embed", "photos", "--model", model, "-o", "out.npy")
     assert coca("embed", "photos", "--model", model, "-o", "out.parquet").code == 0
-    table = parquet.read_table("out.parquet").to_pydict()
+    table = pyarrow.parquet.read_table("out.parquet").to_pydict()
     assert table["image"] == images
     np.testing.assert_array_equal(np.float32(table["embedding"]), np.load("out.npy"))
 
@@ -43,7 +43,7 @@ def test_a_summary_and_nothing_else(coca, model, images):
 
 
 def test_a_run_that_breaks_leaves_no_file(coca, model, images, monkeypatch):
-    def process(self, prepared):
+    def process(self, prepared, places):
         raise ZeroDivisionError
 
     monkeypatch.setattr(EmbedTask, "process", process)

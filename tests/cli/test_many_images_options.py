@@ -3,6 +3,7 @@
 """Lists, tables, shards and datasets reach every command that many images go through."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import datasets
@@ -50,7 +51,7 @@ def test_a_streamed_dataset_is_continued(coca, model, dataset):
     Path("out.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:1]))
     again = coca(*arguments)
     assert (again.code, Path("out.jsonl").read_bytes()) == (0, whole)
-    assert "continues behind 1 record" in again.err
+    assert "Resuming after 1 existing record" in again.err
 
 
 def test_a_table_of_images_becomes_a_table_of_embeddings(coca, model, images):
@@ -61,6 +62,22 @@ def test_a_table_of_images_becomes_a_table_of_embeddings(coca, model, images):
     assert [row["image"] for row in rows] == [f"images.parquet[{row}]" for row in range(4)]
     assert [row["embedding"] is None for row in rows] == [False, False, False, True]
     assert "not a readable image" in rows[3]["error"]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_shards_by_their_numbers_compressed_or_not_and_with_members_of_other_suffixes(coca, model, images, mode):
+    ending = ".tar.gz" if mode == "w:gz" else ".tar"
+    for number, path in enumerate(images):
+        with tarfile.open(f"s-{number:03d}{ending}", mode) as shard:
+            shard.add(path, f"{number}.img")
+            shard.add(path, f"._{number}.jpg")
+    arguments = ["caption", f"s-{{000..002}}{ending}", "--model", model, "--output", "-"]
+    found = coca(*arguments, "--member-suffix", "img")
+    assert found.code == 0
+    assert [record["image"] for record in records(found.out)] == [f"s-{n:03d}{ending}/{n}.img" for n in range(3)]
+    given = coca("caption", *images, "--model", model, "--output", "-")
+    assert [one["caption"] for one in records(found.out)] == [one["caption"] for one in records(given.out)]
+    assert "no images in this shard; it has .img, .jpg, see --member-suffix" in coca(*arguments).err
 
 
 @pytest.mark.parametrize(
@@ -93,7 +110,16 @@ def test_further_options_have_a_screen_of_their_own(coca, command):
     result = coca(command, "--help-more")
     assert result.code == 0
     assert max(map(len, result.out.splitlines())) <= 80
-    for option in ("--from-file", "--dataset", "--streaming", "--workers", "--ray", "--ray-workers", "--ray-gpus"):
+    for option in (
+        "--from-file",
+        "--dataset",
+        "--streaming",
+        "--workers",
+        "--ray",
+        "--ray-workers",
+        "--ray-gpus",
+        "--member-suffix",
+    ):
         assert option in result.out
 
 

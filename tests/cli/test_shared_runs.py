@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes, or Ray, give what one process gives, and a lost one costs nothing but time."""
 
+import json
 import os
 import shutil
 import signal
@@ -14,14 +15,16 @@ import psutil
 import pytest
 from PIL import Image
 
-from coca_hf.captioning import parts as parts_module
-from coca_hf.cli import main
+from coca_hf.batch_inference import engine
+from coca_hf.batch_inference.engine import Summary
+from coca_hf.batch_inference.record_log import write_note
+from coca_hf.batch_inference.tasks import CaptionTask
 from run_ray_interrupted import workers_of
 
 
 @pytest.fixture
 def small_blocks(monkeypatch) -> None:
-    monkeypatch.setattr(parts_module.make_blocks, "__defaults__", (2,))
+    monkeypatch.setattr(engine, "BLOCK_SIZE", 2)
 
 
 @pytest.fixture
@@ -48,6 +51,8 @@ def as_process(coca, monkeypatch):
 BOTH = ["caption", "--output", "out.jsonl", "--embeddings", "out.parquet"]
 SHARD = ["caption", "--output", "out.tar"]
 ARRAY = ["embed", "--output", "out.npy"]
+# A block is never smaller than a batch.
+SMALL = ["--workers", "0", "--batch-size", "2"]
 
 
 def contents() -> dict[str, bytes]:
@@ -70,15 +75,15 @@ def test_two_processes_give_what_one_gives(coca, as_process, model, photos, smal
     assert shared == contents()
     assert "gone.png: no such file or folder" in first.err
     assert "5 images, 1 failed, in " in first.err
-    assert not Path(f"{min(shared)}.parts").exists()
+    assert not list(Path().glob("*.records"))
 
 
 def test_a_finished_run_is_not_done_again(as_process, model, photos, small_blocks, monkeypatch):
-    arguments = [*BOTH, *photos, "--model", model, "--workers", "0"]
+    arguments = [*BOTH, *photos, "--model", model, *SMALL]
     for rank in (1, 0):
         as_process(rank, 2, *arguments)
     before = contents()
-    monkeypatch.setattr("coca_hf.captioning.tasks.CaptionTask", None)
+    monkeypatch.setattr("coca_hf.batch_inference.tasks.CaptionTask", None)
     again = [as_process(rank, 2, *arguments) for rank in (1, 0)]
     assert [result.code for result in again] == [0, 1]
     assert "5 images, 1 failed, in " in again[1].err
@@ -88,41 +93,47 @@ def test_a_finished_run_is_not_done_again(as_process, model, photos, small_block
 def test_a_run_that_ended_goes_on_with_the_parts_that_are_missing_in_other_numbers(
     coca, as_process, model, photos, small_blocks, monkeypatch
 ):
-    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl", "--workers", "0"]
+    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl", *SMALL]
     as_process(2, 3, *arguments)
     as_process(1, 2, *arguments)
     done = []
-    monkeypatch.setattr("coca_hf.captioning.tasks.CaptionTask.seek", lambda task, position: done.append(position))
+    process = CaptionTask.process
+
+    def noted(task, prepared, places):
+        done.extend(places)
+        return process(task, prepared, places)
+
+    monkeypatch.setattr(CaptionTask, "process", noted)
     rest = as_process(0, 2, *arguments)
-    assert set(done) == {0}  # where the first block begins: of those that are left to this process, the only one
+    # Of the two blocks of this process, the second is there already.
+    assert done == [(0, 0), (1, 0)]
     shared = contents()
     Path("out.jsonl").unlink()
     coca(*arguments)
     assert contents() == shared
-    assert "continues behind 2 records" in rest.err
+    assert "Resuming after 4 existing records" in rest.err
     assert "5 images, 1 failed" in rest.err
 
 
 def test_other_options_do_not_mix_with_parts_that_are_there(as_process, model, photos, small_blocks):
-    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl", "--workers", "0"]
-    os.mkdir("out.jsonl.parts")
+    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl", *SMALL]
     as_process(1, 2, *arguments)
-    parts_module.Parts("out.jsonl.parts").note.write({"command": "caption", "num_beams": 3}, "running")
+    write_note("out.jsonl.records/run.json", {"command": "caption", "num_beams": 3})
     for rank in (1, 0):
         result = as_process(rank, 2, *arguments)
         assert result.code == 2
-        assert "was made with another num-beams" in result.err
+        assert "num-beams" in result.err
+        assert "remove '" in result.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ray"], "work that is shared needs a file for its --output"),
-        (["--ray", "--output", "-"], "work that is shared needs a file for its --output"),
-        (["--ray", "--output", "o.jsonl", "--report", "r.html"], "--report is for a run of one process"),
-        (["--ray", "--output", "o.jsonl", "--streaming"], "--streaming is for a run of one process"),
+        (["--ray", "local"], "work that is shared needs a file for its --output"),
+        (["--ray", "local", "--output", "-"], "work that is shared needs a file for its --output"),
+        (["--ray", "local", "--output", "o.jsonl", "--streaming"], "--streaming is for a run of one process"),
         (["--ray-workers", "2"], "belong to --ray"),
-        (["--ray", "--ray-gpus", "-1"], "--ray-gpus is 0 or more"),
+        (["--ray", "local", "--ray-gpus", "-1"], "--ray-gpus is 0 or more"),
     ],
 )
 def test_what_cannot_be_shared_is_refused_at_once(coca, images, arguments, message):
@@ -137,34 +148,61 @@ def test_one_of_several_processes_says_why_it_needs_a_file(as_process, images):
     assert "this is one of 2 processes (WORLD_SIZE says so): work that is shared needs a file" in result.err
 
 
-def test_classify_is_for_one_process(as_process, images):
-    result = as_process(0, 2, "classify", *images, "--labels", "a,b")
-    assert result.code == 2
-    assert "classify runs in one" in result.err
+def test_labels_and_a_report_are_shared_like_the_rest(coca, as_process, model, photos, small_blocks):
+    labels = ["classify", *photos, "--labels", "cube,ball", "--model", model, "--output", "out.jsonl"]
+    report = ["caption", *photos, "--model", model, "--report", "out.html", "--output", "captions.jsonl"]
+    for arguments in (labels, report):
+        for rank in (1, 0):
+            as_process(rank, 2, *arguments, "--workers", "0", "--batch-size", "2")
+    assert [list(record) for record in map(json.loads, Path("out.jsonl").read_text().splitlines())] == [
+        *[["image", "label", "scores"]] * 5,
+        ["image", "error"],
+    ]
+    assert Path("out.html").read_text("utf-8").count("data:image/jpeg;base64,") == 5
+
+
+def test_a_process_that_comes_late_finds_its_work_done(as_process, model, photos, small_blocks, monkeypatch):
+    """The first process did it, for the other was silent for long."""
+    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl", *SMALL, "--quiet"]
+    monkeypatch.setattr(engine.run, "__kwdefaults__", {**engine.run.__kwdefaults__, "patience_seconds": 0.1})
+    assert as_process(0, 2, *arguments).code == 1
+    assert len(Path("out.jsonl").read_text().splitlines()) == 6
+    monkeypatch.setattr("coca_hf.batch_inference.tasks.CaptionTask", None)
+    assert as_process(1, 2, *arguments).code == 0
+    assert not list(Path().glob("*.records"))
+
+
+def test_one_failed_image_is_no_crash_to_a_launcher(as_process, model, photos, monkeypatch):
+    """It would print pages and end the other processes for any exit code but 0."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl", *SMALL]
+    result = as_process(0, 1, *arguments)
+    assert result.code == 0
+    assert "5 images, 1 failed, in " in result.err
 
 
 def test_a_run_that_is_interrupted_says_where_its_records_are(as_process, model, photos, small_blocks, monkeypatch):
-    def stop(self, prepared):
+    def stop(self, prepared, places):
         raise KeyboardInterrupt
 
-    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl", "--workers", "0"]
+    arguments = ["caption", *photos, "--model", model, "--output", "out.jsonl", *SMALL]
     as_process(1, 2, *arguments)
-    monkeypatch.setattr("coca_hf.captioning.tasks.CaptionTask.process", stop)
+    monkeypatch.setattr("coca_hf.batch_inference.tasks.CaptionTask.process", stop)
     assert as_process(2, 3, *arguments).err == ""
     result = as_process(0, 1 + 1, *arguments)
     assert result.code == 130
     assert result.err.splitlines()[-1] == (
-        "coca-hf caption: stopped after 0 of 6 inputs; "
-        "finished blocks are in out.jsonl.parts; the same command continues"
+        "coca-hf caption: stopped after 2 of 6 inputs; "
+        "finished work is in out.jsonl.records; out.jsonl is not complete; the same command continues"
     )
 
 
-def test_ray_goes_without_an_address_in_front_of_paths(coca, images, monkeypatch):
+def test_rays_address_is_one_of_three_kinds(coca, images, monkeypatch):
     asked = []
-    monkeypatch.setattr("coca_hf.cli.options.ray_choice", lambda ray, *rest: asked.append(ray))
-    for words in (["--ray", *images], [*images, "--ray"], ["--ray", "auto", *images], ["--ray", "10.0.0.1:6379", "x"]):
-        main(["caption", "--output", "missing/o.jsonl", *words])
-    assert asked == ["local", "local", "auto", "10.0.0.1:6379"]
+    monkeypatch.setattr("coca_hf.cli.session.run", lambda *_, ray, **__: asked.append(ray.address) or Summary())
+    for address in ("local", "auto", "10.0.0.1:6379"):
+        coca("caption", *images, "--ray", address, "--output", f"{len(asked)}.jsonl")
+    assert asked == [None, "auto", "10.0.0.1:6379"]
 
 
 @pytest.mark.slow
@@ -199,16 +237,18 @@ def wait_for(condition, run: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def parts_there() -> set[str]:
-    return {path.name for path in Path().glob("out.jsonl.parts/*.jsonl")}
+def work_there() -> int:
+    return sum(path.stat().st_size for path in Path().glob("out.jsonl.records/*.log"))
 
 
 @pytest.mark.slow
 def test_a_killed_ray_worker_costs_nothing_but_time(coca, command, model, shards):
     arguments = ["caption", *shards, "--model", model, "--batch-size", "4", "--max-new-tokens", "9", "--workers", "0"]
     with open("log", "w") as log:
-        run = subprocess.Popen([*command, *arguments, "--output", "out.jsonl", "--ray"], stdout=log, stderr=log)
-        wait_for(parts_there, run)
+        run = subprocess.Popen(
+            [*command, *arguments, "--output", "out.jsonl", "--ray", "local"], stdout=log, stderr=log
+        )
+        wait_for(work_there, run)
         family = psutil.Process(run.pid).children(recursive=True)
         (worker,) = workers_of(run)
         worker.send_signal(signal.SIGKILL)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import coca_hf
-from coca_hf.captioning import tasks
+from coca_hf.batch_inference import tasks
 
 
 COMMANDS = ["caption", "embed", "classify", "convert", "push"]

@@ -5,7 +5,6 @@
 Nothing here imports torch or transformers before a command has checked what it was given.
 """
 
-import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..captioning.errors import CaptioningError
+from ..batch_inference.errors import BatchInferenceError
 from . import console
 from .caption import caption
 from .classify import classify
@@ -24,8 +23,6 @@ from .push import push
 
 # Releases of Typer differ in whether they use click or carry a copy of it.
 _ParseError: Any = typer.BadParameter.__mro__[1]
-
-_RAY_ADDRESS = re.compile(r"auto|local|ray://.+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 
 app = typer.Typer(
     help="CoCa: captions, embeddings and labels for images.",
@@ -69,11 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     console.prepare_streams()
     try:
-        code = app(
-            _with_ray_address(sys.argv[1:] if arguments is None else arguments),
-            prog_name=console.PROGRAM,
-            standalone_mode=False,
-        )
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        code = app(words, prog_name=console.PROGRAM, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except _ParseError as error:
@@ -82,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except console.UsageError as error:
         console.complain(f"{error}.")
         return 2
-    except CaptioningError as error:
+    except BatchInferenceError as error:
         console.complain(f"{error}.")
         return 1
     except (KeyboardInterrupt, typer.Abort):  # older releases of Typer make the one the other
@@ -91,20 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     finally:
-        console.let_go_of_stdout()
-
-
-def _with_ray_address(arguments: Sequence[str]) -> list[str]:
-    """`--ray` goes with and without an address, which the parser has no way to say."""
-    words = list(arguments)
-    end = words.index("--") if "--" in words else len(words)
-    if "--ray" not in words[:end]:
-        return words
-    place = words.index("--ray")
-    following = words[place + 1] if place + 1 < end else ""
-    if _RAY_ADDRESS.fullmatch(following):
-        return words
-    return [*words[:place], "--ray=local", *words[place + 1 :]]
+        console.let_go_of_streams()
 
 
 def _command_path(error: Exception) -> str:

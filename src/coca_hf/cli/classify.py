@@ -2,26 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`coca-hf classify`."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from ..captioning.jobs import ClassifyJob
-from ..captioning.sources import PathInputs
+from ..batch_inference.jobs import ClassifyJob
 from .console import UsageError
-from .options import (
-    BatchSize,
-    Device,
-    DType,
-    ImagePaths,
-    Model,
-    Output,
-    Quiet,
-    check_batch_size,
-    check_record_output,
-    model_choice,
-    option,
-    processes,
-)
-from .session import Session, files, record_sink
+from .options import ImageOptions, option, takes_images
+from .session import Destination, go_through
 
 
 # That of transformers' zero-shot image classification.
@@ -31,29 +18,26 @@ _TEMPLATE = "This is a photo of {}."
 _SHOWN_LABELS = 5
 
 
+@takes_images
 def classify(
-    paths: ImagePaths,
+    images: ImageOptions,
     labels: Annotated[str, option("What to choose from.", "A,B,C")],
     template: Annotated[str, option(f'Words around a label ("{_TEMPLATE}").', "TEXT")] = _TEMPLATE,
-    model: Model = None,
-    output: Output = None,
-    batch_size: BatchSize = 16,
-    device: Device = "auto",
-    dtype: DType = "auto",
-    quiet: Quiet = False,
+    output: Annotated[
+        str | None, option("JSON lines instead of text; - for stdout.", "FILE.jsonl", "--output", "-o")
+    ] = None,
 ) -> None:
     """Choose labels for images: files, folders and quoted globs."""
-    check_batch_size(batch_size)
-    if processes()[1] > 1:
-        raise UsageError(f"this is one of {processes()[1]} processes (WORLD_SIZE says so), and classify runs in one")
+    images.check()
     names = _split(labels)
     if template.count("{}") != 1:
         raise UsageError(f"the template {template!r} needs one {{}}, where the label goes")
-    job = ClassifyJob(model_choice(model, device, dtype, captions=False), tuple(names), template)
-    made_with = job.made_with(batch_size)
-    check_record_output(output, made_with)
-    sinks = [lambda: record_sink(output, _line, _fields, made_with)]
-    Session(PathInputs(paths), job, sinks, batch_size, quiet, places=files(output)).run()
+    go_through(
+        images,
+        lambda: ClassifyJob(images.choice(captions=False), tuple(names), template),
+        Destination(output),
+        text=_line,
+    )
 
 
 def _split(labels: str) -> list[str]:
@@ -68,9 +52,5 @@ def _split(labels: str) -> list[str]:
     return names
 
 
-def _line(scores: dict[str, float]) -> str:
-    return ", ".join(f"{label} {score:.1%}" for label, score in list(scores.items())[:_SHOWN_LABELS])
-
-
-def _fields(scores: dict[str, float]) -> dict[str, Any]:
-    return {"label": next(iter(scores)), "scores": scores}
+def _line(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{label} {score:.1%}" for label, score in list(fields["scores"].items())[:_SHOWN_LABELS])

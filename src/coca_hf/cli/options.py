@@ -2,18 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options that commands share, and the checks that need nothing but what was typed."""
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ..captioning.containers import DatasetInputs
-from ..captioning.models import DTYPES, ModelChoice, check_device, check_model
-from ..captioning.notes import MadeWith
-from ..captioning.sinks import check_output
-from ..captioning.sources import Inputs, PathInputs, PathList
+from ..batch_inference.engine import RayOptions
+from ..batch_inference.hf_datasets import DatasetInputs
+from ..batch_inference.models import DTYPES, ModelChoice, check_device, check_model
+from ..batch_inference.paths import PathList
+from ..batch_inference.plan import Inputs, PathInputs
 from .console import UsageError, as_usage_error
 
 
@@ -40,123 +41,110 @@ def _show_more(context: typer.Context, wanted: bool) -> None:
     raise typer.Exit
 
 
-# Hidden, because the usage line and the command's first sentence say as much in less space.
-Paths = Annotated[list[str] | None, typer.Argument(metavar="PATH", hidden=True)]
-ImagePaths = Annotated[list[str], typer.Argument(metavar="PATH", hidden=True)]
-Model = Annotated[str | None, option("Saved folder or Hub id (default: the bundled one).", "MODEL")]
-BatchSize = Annotated[int, option("Images a batch (default: 16).", "N")]
-Output = Annotated[str | None, option("JSON lines instead of text; - for stdout.", "FILE.jsonl", "--output", "-o")]
-Device = Annotated[str, option("auto (default), cpu, cuda, cuda:1, mps or xpu.", "DEVICE")]
-DType = Annotated[str, option("auto (default), float32, bfloat16 or float16.", "TYPE")]
 Quiet = Annotated[bool, option("No progress, no summary.", None, "--quiet", "-q")]
-HelpMore = Annotated[
-    bool,
-    typer.Option("--help-more", help="Options for many images.", callback=_show_more, is_eager=True),
-]
-
-FromFile = Annotated[str | None, more_option("A list of paths, one a line.", "FILE")]
-Dataset = Annotated[str | None, more_option("A Hugging Face dataset: Hub id or folder.", "NAME")]
-Split = Annotated[str, more_option("Which part of it (default: train).", "SPLIT")]
-Column = Annotated[str | None, more_option("Its images (default: the first such column).", "NAME")]
-Streaming = Annotated[bool, more_option("Read it as it comes, without storing it.", None, "--streaming")]
-Workers = Annotated[
-    int | None, more_option("Processes that read images (default: one a core; 0: none).", "N", "--workers")
-]
-Ray = Annotated[
-    str | None, more_option("Share the work on Ray: its ADDRESS, or one of its own.", "[ADDRESS]", "--ray")
-]
-RayWorkers = Annotated[int, more_option("Models at work there (default: 1).", "N")]
-RayGpus = Annotated[float | None, more_option("Of a GPU for each (default: 1 where there are GPUs).", "F")]
-RayCpus = Annotated[int, more_option("Processors for each (default: 1).", "N")]
 
 
 @dataclass(frozen=True)
-class RayChoice:
-    """A cluster's address, None for one of this run's own, and what each of `workers` models gets there."""
+class ImageOptions:
+    """What every command that goes through images takes. `check` and the others raise `UsageError`."""
 
-    address: str | None
-    workers: int
-    gpus: float | None
-    cpus: int
+    # Hidden, because the usage line and the command's first sentence say as much in less space.
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", hidden=True)] = None
+    model: Annotated[str | None, option("Saved folder or Hub id (default: the bundled one).", "MODEL")] = None
+    batch_size: Annotated[int, option("Images a batch (default: 16).", "N")] = 16
+    device: Annotated[str, option("auto (default), cpu, cuda, cuda:1, mps or xpu.", "DEVICE")] = "auto"
+    dtype: Annotated[str, option("auto (fastest), float32 (exact), bfloat16 or float16.", "TYPE")] = "auto"
+    quiet: Quiet = False
+    help_more: Annotated[
+        bool, typer.Option("--help-more", help="Options for many images.", callback=_show_more, is_eager=True)
+    ] = False
+    from_file: Annotated[str | None, more_option("A list of paths, one a line.", "FILE")] = None
+    member_suffix: Annotated[list[str] | None, more_option("In shards, an image, too.", "ENDING")] = None
+    dataset: Annotated[str | None, more_option("A Hugging Face dataset: Hub id or folder.", "NAME")] = None
+    split: Annotated[str, more_option("Which part of it (default: train).", "SPLIT")] = "train"
+    column: Annotated[str | None, more_option("Its images (default: the first such column).", "NAME")] = None
+    streaming: Annotated[bool, more_option("Read it as it comes, without storing it.", None, "--streaming")] = False
+    workers: Annotated[
+        int | None, more_option("Processes that read images (default: one a core).", "N", "--workers")
+    ] = None
+    ray: Annotated[str | None, more_option("Share the work on Ray: local, auto or an address.", "ADDRESS")] = None
+    ray_workers: Annotated[int, more_option("Models at work there (default: 1).", "N")] = 1
+    ray_gpus: Annotated[float | None, more_option("Of a GPU for each (default: 1 where there are GPUs).", "F")] = None
+    ray_cpus: Annotated[int, more_option("Processors for each (default: 1).", "N")] = 1
 
-
-def check_batch_size(batch_size: int) -> None:
-    """Raises `UsageError`."""
-    if batch_size < 1:
-        raise UsageError(f"batch-size {batch_size} is not allowed: give 1 or more")
-
-
-def check_workers(workers: int | None) -> None:
-    """Raises `UsageError`."""
-    if workers is not None and not 0 <= workers <= 256:
-        raise UsageError(f"workers {workers} is not allowed: give 0 to 256")
-
-
-def check_record_output(output: str | None, made_with: MadeWith) -> None:
-    """Raises `UsageError` unless `output` can take JSON lines, or continue those of a run of the same."""
-    if output is not None:
-        with as_usage_error():
-            check_output(output, (".jsonl",), streams=True, made_with=made_with)
-
-
-def chosen_inputs(
-    paths: Sequence[str] | None,
-    from_file: str | None = None,
-    dataset: str | None = None,
-    split: str = "train",
-    column: str | None = None,
-    streaming: bool = False,
-) -> Inputs:
-    """Raises `UsageError` unless there is exactly one source, or what is left out is a Hugging Face dataset's."""
-    given = [name for name, value in (("PATH", paths), ("--from-file", from_file), ("--dataset", dataset)) if value]
-    if not given:
-        raise UsageError("no images were given: name files, folders or quoted globs, --from-file or --dataset")
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other")
-    if dataset is None and (column is not None or streaming or split != "train"):
-        raise UsageError("--split, --column and --streaming belong to --dataset")
-    if dataset is not None:
-        return DatasetInputs(dataset, split, column, streaming)
-    if from_file is None:
-        return PathInputs(paths or [])
-    with as_usage_error():
-        return PathInputs(PathList(from_file))
-
-
-def ray_choice(ray: str | None, workers: int, gpus: float | None, cpus: int) -> RayChoice | None:
-    """Raises `UsageError`."""
-    if workers < 1 or cpus < 1 or (gpus is not None and gpus < 0):
-        raise UsageError("--ray-workers and --ray-cpus are 1 or more, --ray-gpus is 0 or more")
-    if ray is None:
-        if (workers, gpus, cpus) != (1, None, 1):
+    def check(self) -> None:
+        """All that can be checked without looking at inputs, model and outputs."""
+        if self.batch_size < 1:
+            raise UsageError(f"batch-size {self.batch_size} is not allowed: give 1 or more")
+        if self.workers is not None and not 0 <= self.workers <= 256:
+            raise UsageError(f"workers {self.workers} is not allowed: give 0 to 256")
+        if self.ray_workers < 1 or self.ray_cpus < 1 or (self.ray_gpus is not None and self.ray_gpus < 0):
+            raise UsageError("--ray-workers and --ray-cpus are 1 or more, --ray-gpus is 0 or more")
+        if self.ray is None and (self.ray_workers, self.ray_gpus, self.ray_cpus) != (1, None, 1):
             raise UsageError("--ray-workers, --ray-gpus and --ray-cpus belong to --ray")
-        return None
-    return RayChoice(None if ray == "local" else ray, workers, gpus, cpus)
+        if self.dtype not in DTYPES:
+            raise UsageError(f"no such type: {self.dtype!r}. Give {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+
+    def inputs(self) -> Inputs:
+        """Exactly one source, and nothing that belongs to another."""
+        sources = (("PATH", self.paths), ("--from-file", self.from_file), ("--dataset", self.dataset))
+        given = [name for name, value in sources if value]
+        if not given:
+            raise UsageError("no images were given: name files, folders or quoted globs, --from-file or --dataset")
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} exclude each other")
+        if self.dataset is not None:
+            return DatasetInputs(self.dataset, self.split, self.column, self.streaming)
+        if self.column is not None or self.streaming or self.split != "train":
+            raise UsageError("--split, --column and --streaming belong to --dataset")
+        with as_usage_error():
+            paths = self.paths or [] if self.from_file is None else PathList(self.from_file)
+            return PathInputs(paths, self.member_suffix or ())
+
+    def ray_options(self) -> RayOptions | None:
+        if self.ray is None:
+            return None
+        address = None if self.ray == "local" else self.ray
+        return RayOptions(address, self.ray_workers, self.ray_gpus, self.ray_cpus)
+
+    def choice(self, *, captions: bool) -> ModelChoice:
+        with as_usage_error():
+            check_device(self.device)
+            model = self.model
+            if model is None:
+                import coca_hf
+
+                model = str(coca_hf.bundled_model())
+            check_model(model, captions=captions)
+        return ModelChoice(model, self.device, self.dtype)
 
 
-def processes() -> tuple[int, int]:
-    """This process's number and how many there are, as `accelerate launch` and torchrun tell them."""
-    try:
-        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    except ValueError:
-        return 0, 1
+def takes_images(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameter `images` is `ImageOptions`, with each of these as an option of its own."""
+    own = inspect.signature(command)
+    hints = get_type_hints(ImageOptions, include_extras=True)
+    names = [field.name for field in fields(ImageOptions)]
 
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:
+        images = ImageOptions(**{name: values.pop(name) for name in names})
+        command(images=images, **values)
 
-def processes_here() -> int:
-    """How many of them are on this machine."""
-    here = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return int(here) if here.isdigit() and int(here) else processes()[1]
-
-
-def model_choice(model: str | None, device: str, dtype: str, *, captions: bool) -> ModelChoice:
-    """Raises `UsageError`."""
-    if dtype not in DTYPES:
-        raise UsageError(f"no such type: {dtype!r}. Give {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
-    with as_usage_error():
-        check_device(device)
-        if model is None:
-            import coca_hf
-
-            model = str(coca_hf.bundled_model())
-        check_model(model, captions=captions)
-    return ModelChoice(model, device, dtype)
+    shared = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(ImageOptions)
+        if field.default is not MISSING
+    ]
+    rest = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in own.parameters.items()
+        if name != "images"
+    ]
+    # Paths and the model first, then what is the command's own.
+    order = [*shared[:2], *rest, *shared[2:]]
+    wrapped.__signature__ = own.replace(parameters=order)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in order}
+    del wrapped.__wrapped__
+    return wrapped

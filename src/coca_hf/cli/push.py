@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..captioning.text import count, printable
+from ..batch_inference.wording import count, printable
 from . import console
 from .options import Quiet, option
 

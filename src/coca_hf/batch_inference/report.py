@@ -1,0 +1,88 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""One page with every picture and its caption, complete in itself."""
+
+import base64
+import io
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from PIL import Image
+
+from .files import AsideFile
+from .record_log import LoggedRecords
+from .wording import count, printable
+
+
+PICTURE_SIDE = 360
+"""Pixels of the longer side of a picture on the page: sharp on dense screens, and some 20 kB each."""
+
+_MARK = '<meta name="generator" content="coca-hf caption">'
+
+
+def is_report(path: str) -> bool:
+    """Whether the file there is a page that `write_report` made."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return _MARK.encode() in file.read(1024)
+    except OSError:
+        return False
+
+
+def report_picture(image: Image.Image) -> bytes:
+    """`image` as a small JPEG file, transparent parts white."""
+    # Here, because it brings torch along, and a command may end before it needs that.
+    from ..image_processing_coca import eight_bit
+
+    image = eight_bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(background, image)
+    image = image.convert("RGB")
+    scale = min(1, PICTURE_SIDE / max(image.size))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    file = io.BytesIO()
+    image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3).save(file, "JPEG", quality=82)
+    return file.getvalue()
+
+
+def write_report(records: LoggedRecords, path: str, facts: Mapping[str, str]) -> None:
+    """
+    The page for a caption run, whose records hold `report_picture`'s bytes as picture.
+
+    Args:
+        facts: shown in the head of the page, for example the model.
+
+    Raises:
+        OutputError: The page cannot be written.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup, escape
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["printable"] = printable
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
+    environment.filters["breakable"] = lambda name: escape(printable(name)).replace("/", Markup("/<wbr>"))
+    page = environment.get_template("report.html.jinja").generate(
+        records=records,
+        mark=Markup(_MARK),
+        style=Markup(Path(__file__).with_name("report.css").read_text("utf-8")),
+        title=count(records.images, "caption"),
+        number_failed=records.failed,
+        facts={**facts, "Made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")},
+    )
+    with AsideFile(path) as file:
+        for piece in page:
+            file.write(piece.encode("utf-8"))
+        file.commit()
