@@ -42,8 +42,8 @@ class AsPartOfTheLibrary(ModelTesterMixin):
             cls.addClassCleanup(patcher.stop)
 
 
-class ConvertsScalars(AsPartOfTheLibrary):
-    """Checkpoints may hold the scale as a scalar. Loading changes its shape and no key."""
+class ConvertsShapes(AsPartOfTheLibrary):
+    """Checkpoints may hold the scale as a scalar, or positions of another grid. Loading changes shapes and no key."""
 
     def test_reverse_loading_mapping(self):
         super().test_reverse_loading_mapping(check_keys_were_modified=False)
@@ -151,7 +151,7 @@ class CoCaForCaptioningModelTester(CoCaModelTester):
         return config, {"pixel_values": inputs.pop("pixel_values"), **inputs}
 
 
-class CoCaVisionModelTest(AsPartOfTheLibrary, unittest.TestCase):
+class CoCaVisionModelTest(ConvertsShapes, unittest.TestCase):
     all_model_classes = (CoCaVisionModel,)
     test_resize_embeddings = False
 
@@ -179,7 +179,7 @@ class CoCaTextModelTest(AsPartOfTheLibrary, unittest.TestCase):
         pass
 
 
-class CoCaModelTest(ConvertsScalars, unittest.TestCase):
+class CoCaModelTest(ConvertsShapes, unittest.TestCase):
     all_model_classes = (CoCaModel,)
     additional_model_inputs = ("pixel_values",)
     _is_composite = True
@@ -200,7 +200,7 @@ class CoCaModelTest(ConvertsScalars, unittest.TestCase):
         pass
 
 
-class CoCaForCaptioningTest(ConvertsScalars, NoGenerationTests, unittest.TestCase):
+class CoCaForCaptioningTest(ConvertsShapes, NoGenerationTests, unittest.TestCase):
     # By `NoGenerationTests` the library's checks know that generation is tested elsewhere: no archive has its tests.
     all_model_classes = (CoCaForCaptioning,)
     additional_model_inputs = ("input_ids",)
