@@ -475,37 +475,21 @@ def _check_packable(model: nn.Module, dtype: torch.dtype | None) -> None:
             )
 
 
-# Of torch._inductor.config, for a CPU.
-INDUCTOR_CONFIG = {
-    # Weights become constants, which products written for them read faster than the library of products does.
-    "freezing": True,
-    "max_autotune": True,
-    "max_autotune_gemm_backends": "CPP,ATEN",
-    # A step is some hundred kernels, too short to be called from Python.
-    "cpp_wrapper": True,
-}
-
-
 def _compile_options(device: torch.device) -> dict[str, Any]:
     """What `torch.compile` is to be called with."""
     if device.type != "cpu":
         return CompileConfig().to_dict()  # as the library compiles greedy decoding
-    # Checking at each step that no module has changed takes longer than some of its products.
-    return {"options": {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}}
-
-
-def _compile(call: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    compiled = torch.compile(call, **_compile_options(device))
-    if device.type != "cpu":
-        return compiled
-    from torch._inductor import config as inductor
-
-    def configured(*args: Any, **kwargs: Any) -> Any:
-        # Not by `options`: tracing looks at the global config to keep weights in the graph, where they can be frozen.
-        with inductor.patch(INDUCTOR_CONFIG):
-            return compiled(*args, **kwargs)
-
-    return configured
+    return {
+        "options": {
+            # Weights become constants, which products written for them read faster than the library of products does.
+            "freezing": True,
+            "max_autotune": True,
+            "max_autotune_gemm_backends": "CPP,ATEN",
+            # A step is some hundred kernels, too short to be called from Python, or behind a check of every module.
+            "cpp_wrapper": True,
+            "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe,
+        }
+    }
 
 
 def _is_step(input_ids: Tensor | None = None, cache: Cache | None = None, **kwargs: Any) -> bool:
@@ -542,7 +526,7 @@ def _compile_calls(captioner: nn.Module, device: torch.device) -> None:
     if is_cpu:
         # Written out, the attention of one token becomes loops of its own, faster than the kernel for many.
         captioner.set_attn_implementation({"text_config": "eager", "multimodal_config": "eager"})
-    compiled = _compile(plain, device)
+    compiled = torch.compile(plain, **_compile_options(device))
 
     @functools.wraps(plain)  # generate() looks at its parameters
     def forward(*args: Any, **kwargs: Any) -> Any:
