@@ -102,7 +102,8 @@ class CoCaTextModelTester:
         )
 
     def prepare_config_and_inputs_for_common(self):
-        input_ids = ids_tensor([self.batch_size, self.seq_length], self.vocab_size)
+        # None that pads: it hides the token after it, which embeddings in place of ids cannot say.
+        input_ids = ids_tensor([self.batch_size, self.seq_length], self.vocab_size).clamp(min=1)
         attention_mask = random_attention_mask([self.batch_size, self.seq_length])
         return self.get_config(), {"input_ids": input_ids, "attention_mask": attention_mask}
 

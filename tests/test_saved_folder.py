@@ -393,7 +393,9 @@ def test_a_tower_saved_alone_loads_where_the_package_is_absent(part, tmp_path, s
     tower.save_pretrained(tmp_path / "tower")
     found = run_alone(tmp_path / "home", TOWER, tmp_path / "tower", tmp_path / "again")
     inputs = torch.ones(1, 3, 16, 16) if part == "vision" else torch.tensor([[1, 2, 3]])
-    assert found == {"class": type(tower).__name__, "output": tower(inputs).pooler_output.tolist()}
+    assert found["class"] == type(tower).__name__
+    # Another process may sum up in another order.
+    torch.testing.assert_close(torch.tensor(found["output"]), tower(inputs).pooler_output, rtol=0, atol=1e-5)
     assert contents(tmp_path / "again") == contents(tmp_path / "tower")
 
 
