@@ -217,9 +217,8 @@ class CoCaGenerationMixin(GenerationMixin):
         elif attention_mask is None:
             # The library would take an id that pads for padding wherever it stands.
             attention_mask = torch.ones_like(input_ids)
-        text = {"input_ids": input_ids, "attention_mask": attention_mask}
-        knows_ids = attention_mask is None or attention_mask.shape == input_ids.shape
-        if self.config.text_config.pool_type == "cls" and knows_ids:
+        text: dict[str, Tensor | None] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.config.text_config.pool_type == "cls" and attention_mask.shape == input_ids.shape:
             key_mask = token_key_mask(input_ids, attention_mask, self.config.text_config.pad_token_id)
             text["prompt_key_mask"] = key_mask[:, :-1]
         return text
@@ -314,12 +313,14 @@ class CoCaGenerationMixin(GenerationMixin):
         model_inputs = super().prepare_inputs_for_generation(
             input_ids, attention_mask=attention_mask, cache=cache, **kwargs
         )
+        if cache is None:
+            return model_inputs
         is_chunk = prompt_key_mask is not None and prompt_key_mask.shape[1] > input_ids.shape[1]
         key_mask = prompt_key_mask if is_chunk else None
         knows_ids = attention_mask is None or attention_mask.shape == input_ids.shape
         if not is_chunk and knows_ids and self.config.text_config.pool_type == "cls":
             key_mask = token_key_mask(input_ids, attention_mask, self.config.text_config.pad_token_id)[:, :-1]
-        if cache is not None and key_mask is not None:
+        if key_mask is not None:
             if cache.is_compileable:
                 # Always of the same shape, lest each step be compiled anew.
                 key_mask = F.pad(key_mask, (0, cache.get_max_length(0) - key_mask.shape[1]))

@@ -61,19 +61,18 @@ def contrastive_loss(
         logit_bias: Added to the similarities. The loss does not depend on it.
         group: Processes whose batches are joined into one, of whatever lengths; by default this batch stands alone.
     """
-    texts_per_image = text_embeds.shape[0] // image_embeds.shape[0]
-    image_of_text = torch.arange(image_embeds.shape[0], device=image_embeds.device)
-    image_of_text = image_of_text.repeat_interleave(texts_per_image)
+    num_images, num_texts = [image_embeds.shape[0]], [text_embeds.shape[0]]
     if group is not None:
-        image_of_text = _gather_indices(image_of_text, image_embeds.shape[0], group)
-        image_embeds, text_embeds = _gather(image_embeds, group), _gather(text_embeds, group)
+        num_images, num_texts = _lengths(image_embeds, group), _lengths(text_embeds, group)
+        image_embeds, text_embeds = _gather(image_embeds, num_images, group), _gather(text_embeds, num_texts, group)
+    image_of_text = _image_of_text(num_images, num_texts, image_embeds.device)
     text_embeds, logit_scale = text_embeds.to(image_embeds.device), logit_scale.to(image_embeds.device)
     logits_per_text = logit_scale.float() * text_embeds.float() @ image_embeds.float().t()
     if logit_bias is not None:
         logits_per_text = logits_per_text + logit_bias.to(logits_per_text.device)
     text_to_image = F.cross_entropy(logits_per_text, image_of_text)
     logits_per_image = logits_per_text.t()
-    if texts_per_image > 1 or group is not None:
+    if text_embeds.shape[0] > image_embeds.shape[0]:
         # A row for each text: its image against all texts.
         logits_per_image = logits_per_image[image_of_text]
         is_same_image = image_of_text[:, None] == image_of_text
@@ -94,25 +93,20 @@ def _lengths(tensor: Tensor, group: Any) -> list[int]:
     return torch.cat(lengths).tolist()
 
 
-def _gather(tensor: Tensor, group: Any) -> Tensor:
+def _gather(tensor: Tensor, lengths: list[int], group: Any) -> Tensor:
     """(rows, dim) of this process -> (rows of all, dim), gradients flowing back to every process."""
-    lengths = _lengths(tensor, group)
     padded = F.pad(tensor, (0, 0, 0, max(lengths) - tensor.shape[0]))
     gathered = torch.distributed.nn.functional.all_gather(padded.contiguous(), group=group)
     return torch.cat([rows[:length] for rows, length in zip(gathered, lengths, strict=True)])
 
 
-def _gather_indices(image_of_text: Tensor, num_images: int, group: Any) -> Tensor:
-    """(texts,) indices of this process's images -> (texts of all,) indices of all images."""
-    counts = _lengths(image_of_text.new_empty(num_images), group)
-    lengths = _lengths(image_of_text, group)
-    first_images = [sum(counts[:rank]) for rank in range(len(counts))]
-    return torch.cat(
-        [
-            first + torch.arange(count, device=image_of_text.device).repeat_interleave(length // count)
-            for first, count, length in zip(first_images, counts, lengths, strict=True)
-        ]
-    )
+def _image_of_text(num_images: list[int], num_texts: list[int], device: torch.device) -> Tensor:
+    """Numbers of images and of texts in each process -> (texts of all,) indices of images of all."""
+    first, indices = 0, []
+    for count, length in zip(num_images, num_texts, strict=True):
+        indices.append(first + torch.arange(count, device=device).repeat_interleave(length // count))
+        first += count
+    return torch.cat(indices)
 
 
 @dataclass
