@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-com
 PIP := $(INSTALL) -c constraints.txt
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
-.PHONY: help demo test test-latest check lint bundled-model clean
+.PHONY: help demo test test-latest check lint docs bundled-model clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo 'make test           every test'
 	@echo 'make test-latest    the fast tests and saved folders with the newest releases of everything (TORCH=torch==X)'
 	@echo 'make check          format, lint, types and the fast tests'
+	@echo 'make docs           the documentation, into build/docs; a warning is an error'
 	@echo 'make bundled-model  trains the bundled model again (half an hour on two cores with bfloat16)'
 	@echo 'make clean          removes .venv and everything fetched or built'
 
@@ -30,23 +31,27 @@ demo: $(VENV)/.runtime
 	@echo 'The same, with the pictures: build/demo.html'
 
 test: $(VENV)/.dev
-	$(BIN)/python scripts/fetch_transformers_tests.py
+	$(BIN)/python scripts/checks/fetch_transformers_tests.py
 	$(PYTEST)
 
 test-latest:
-	$(PYTHON) scripts/test_latest.py --torch '$(TORCH)' --workers $(WORKERS)
+	$(PYTHON) scripts/checks/test_latest.py --torch '$(TORCH)' --workers $(WORKERS)
 
 check: lint
-	$(BIN)/python scripts/fetch_transformers_tests.py
+	$(BIN)/python scripts/checks/fetch_transformers_tests.py
 	$(PYTEST) -m 'not slow'
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests scripts
-	$(BIN)/ruff check src tests scripts
+	$(BIN)/ruff format --check src tests scripts benchmarks
+	$(BIN)/ruff check src tests scripts benchmarks
 	$(BIN)/mypy
 
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+	@echo 'Open build/docs/index.html'
+
 bundled-model: $(VENV)/.dev
-	$(BIN)/python scripts/train_bundled_model.py
+	$(BIN)/python scripts/bundled_model/train_bundled_model.py
 
 clean:
 	rm -rf $(VENV) .cache build .mypy_cache .pytest_cache .ruff_cache .hypothesis

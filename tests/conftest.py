@@ -17,7 +17,16 @@ torch.set_num_threads(1)
 collect_ignore = ["transformers_tests"]
 
 # What takes many seconds to set up, so that all tests that ask for it run in the same test process.
-COSTLY_FIXTURES = {"conversions", "documented_model", "full_size", "outcomes", "published", "pushed", "saved"}
+COSTLY_FIXTURES = {
+    "conversions",
+    "documented",
+    "documented_model",
+    "full_size",
+    "outcomes",
+    "published",
+    "pushed",
+    "saved",
+}
 
 TRANSFORMERS_MARKERS = (
     "accelerate_tests",

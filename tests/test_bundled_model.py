@@ -4,8 +4,6 @@
 
 import random
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +11,6 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import AutoModelForImageTextToText
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import coca_hf
 import make_example_images

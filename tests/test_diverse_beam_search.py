@@ -4,9 +4,7 @@
 
 import json
 import os
-import sys
 from datetime import timedelta
-from pathlib import Path
 
 import PIL.Image
 import pytest
@@ -27,13 +25,8 @@ from coca_hf.diverse_beam_search_coca import diverse_beam_search
 from coca_hf.modeling_coca import CoCaForCaptioning
 from coca_hf.processing_coca import CoCaProcessor
 from own_process import run_together
+from record_group_beam_search_fixtures import FIXTURE, build_model, prompts
 from tiny import tiny_captioner
-
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from record_group_beam_search_fixtures import FIXTURE, build_model, prompts  # noqa: E402
 
 
 RECORDINGS = json.loads(FIXTURE.read_text())["recordings"]

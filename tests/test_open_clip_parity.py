@@ -1,6 +1,6 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Our model computes what open_clip 3.3.0 computed: the recordings of scripts/record_open_clip_fixtures.py.
+"""Our model computes what open_clip 3.3.0 computed: the recordings of scripts/fixtures/record_open_clip_fixtures.py.
 
 `python tests/test_open_clip_parity.py` prints the table of worst differences.
 """

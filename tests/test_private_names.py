@@ -14,7 +14,7 @@ WRITTEN = private_names.read_page()
 def test_the_page_lists_what_the_code_uses():
     differences = private_names.differences(private_names.derive(), WRITTEN)
     assert not differences, (
-        "docs/private-names.md and src/ differ; `python scripts/private_names.py --write` rewrites the table:\n"
+        "docs/private-names.md and src/ differ; `python scripts/checks/private_names.py --write` rewrites the table:\n"
         + "\n".join(differences)
     )
 

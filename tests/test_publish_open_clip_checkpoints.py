@@ -20,7 +20,7 @@ from tiny_folder import tiny_model, tiny_processor
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "scripts" / "publishing"
 THERE, MISSING = "CoCa-ViT-B-32-laion2B-s13B-b90k", "CoCa-ViT-L-14-laion2B-s13B-b90k"
 
 PUBLISH_ALL = f"""

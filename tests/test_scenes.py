@@ -3,16 +3,11 @@
 """The rendered scenes that the bundled model is trained and measured on."""
 
 import random
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import scenes
 

@@ -15,7 +15,7 @@ from fetch_transformers_tests import folder_of_tests
 _fetched = folder_of_tests()
 if not (_fetched / "__init__.py").is_file():
     raise FileNotFoundError(
-        f"transformers' own tests are not at {_fetched}: run `python scripts/fetch_transformers_tests.py` first"
+        f"transformers' own tests are not at {_fetched}: run `python scripts/checks/fetch_transformers_tests.py` first"
     )
 __path__.insert(0, str(_fetched))
 # Some of them import a module of transformers' `utils/` folder, which no archive carries, by its bare name.

@@ -26,6 +26,9 @@ from rich.console import Console
 from rich.progress import Progress, track
 from rich.table import Table
 
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "bundled_model"))
+
 from scenes import make_scene, render
 
 

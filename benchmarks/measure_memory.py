@@ -28,7 +28,7 @@ from rich.progress import track
 import coca_hf
 
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parent
 
 # Files that differ; more inputs are further names of them.
 _FILES = 200

@@ -17,7 +17,7 @@ from PIL import Image
 from scenes import Facts, Group, render, scene_of
 
 
-OUTPUT = Path(__file__).resolve().parents[1] / "src/coca_hf/assets/examples"
+OUTPUT = Path(__file__).resolve().parents[2] / "src/coca_hf/assets/examples"
 ORIENTATION_TAG = 0x0112
 
 

@@ -62,7 +62,7 @@ from scenes import (
 )
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MAX_WEIGHTS_BYTES = 10_000_000
 REQUIRED = {
     "captions": 0.95,

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fetches the model tests of the installed transformers release, which its wheel leaves out.
 
-    python scripts/fetch_transformers_tests.py
+    python scripts/checks/fetch_transformers_tests.py
 
 The source archive of exactly the installed version is downloaded with pip and its `tests/` folder unpacked to
 `.cache/transformers-<version>/tests`. A version that is already there is left alone, so a second run needs no network.
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 
-CACHE = Path(__file__).resolve().parents[1] / ".cache"
+CACHE = Path(__file__).resolve().parents[2] / ".cache"
 
 
 class FetchError(Exception):

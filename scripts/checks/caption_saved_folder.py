@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints what a saved folder gives for one made-up image, as JSON: its captions' ids, its text and its embeddings.
 
-    python scripts/caption_saved_folder.py FOLDER
+    python scripts/checks/caption_saved_folder.py FOLDER
 
 Needs transformers, torch and pillow only: the model's code comes from the folder. Two environments that print the same
 agree on the folder.

@@ -21,7 +21,7 @@ from coca_hf.publishing.card import checkpoint_card
 from coca_hf.publishing.laion import CHECKPOINTS, Checkpoint
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CARDS = ROOT / "model_cards"
 # The vocabulary is CLIP's, which not every one of the four repositories holds.
 TOKENIZER = "openai/clip-vit-large-patch14"

@@ -3,8 +3,8 @@
 """Measures this package against open_clip and others, from nothing: prints a table, writes JSON and plots.
 
     pip install -e '.[dev,benchmark]'
-    python scripts/benchmark.py                    # everything into benchmarks/speed, an hour and a half on two cores
-    python scripts/benchmark.py --only text --only growth
+    python benchmarks/benchmark.py             # everything into benchmarks/speed, an hour and a half on two cores
+    python benchmarks/benchmark.py --only text --only growth
 
 The sides of a comparison are processes that are kept alive and asked in turn; figures are medians. Weights are random,
 of the real configurations, the same on all sides. Nothing else should run meanwhile.

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures coca_ViT-L-14 in bfloat16 on a GPU, in one call: captioning and training, each beside its floor.
 
-    python scripts/benchmark_gpu.py                          # needs about 60 GB of GPU memory for the training step
-    python scripts/benchmark_gpu.py --device cpu --quick     # a tiny model, to see that it runs
+    python benchmarks/benchmark_gpu.py                          # needs about 60 GB of GPU memory for the training step
+    python benchmarks/benchmark_gpu.py --device cpu --quick     # a tiny model, to see that it runs
 
 Captioning: images per second, greedy and with 6 beams, for one image and for 64, with a dynamic and with a compiled
 static cache; open_clip on the same card; and the floor: the encoder's operations, then for every token the larger of

@@ -15,7 +15,7 @@ from coca_hf.publishing.card import render
 from scenes import HELD_OUT_COMBINATIONS
 
 
-TEMPLATE = Path(__file__).resolve().parents[1] / "model_cards" / "bundled.md.jinja"
+TEMPLATE = Path(__file__).resolve().parents[2] / "model_cards" / "bundled.md.jinja"
 WIDGET = {
     "red-circle.jpg": "Red circle",
     "four-green-rings.webp": "Four green rings",

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests the package with the newest releases of everything that it needs, which no constraint holds back.
 
-    python scripts/test_latest.py [--torch torch==2.13.0] [--folder build/latest] [--workers 2]
+    python scripts/checks/test_latest.py [--torch torch==2.13.0] [--folder build/latest] [--workers 2]
 
 1. An environment of what pip gives today, the package and its `dev` extra; its versions are printed.
 2. A folder that it saves, loaded in a bare environment: torch, transformers, pillow and what these need, nothing else.
@@ -23,8 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-ROOT = Path(__file__).resolve().parents[1]
-CAPTION = ROOT / "scripts" / "caption_saved_folder.py"
+ROOT = Path(__file__).resolve().parents[2]
+CAPTION = Path(__file__).with_name("caption_saved_folder.py")
 SAVE = "import sys; sys.path.insert(0, sys.argv[1]); from tiny_folder import *; save_tiny_folder(Path(sys.argv[2]))"
 # What decides whether the package works; the rest of the list goes to a file.
 NAMED = (
@@ -94,7 +94,7 @@ def check_same(title: str, expected: str, found: str) -> None:
 
 
 def run_fast_tests(newest: Path, workers: int) -> None:
-    run(newest, "scripts/fetch_transformers_tests.py")
+    run(newest, "scripts/checks/fetch_transformers_tests.py")
     run(newest, "-m", "pytest", "-q", "-n", workers, "--dist", "loadgroup", "-m", "not slow")
 
 

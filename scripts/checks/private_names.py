@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Derives docs/private-names.md from the code, or checks it: what we use of the libraries that they do not promise.
 
-    python scripts/private_names.py           # checks the page, and says which lines to add or remove
-    python scripts/private_names.py --write   # rewrites its table; reasons stay, and new lines wait for theirs
+    python scripts/checks/private_names.py           # checks the page, and says which lines to add or remove
+    python scripts/checks/private_names.py --write   # rewrites its table; reasons stay, and new lines wait for theirs
 
 The page states the rule by which a name is listed.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "coca_hf"
 PAGE = ROOT / "docs" / "private-names.md"
 LIBRARIES = ("transformers", "torch", "huggingface_hub")
