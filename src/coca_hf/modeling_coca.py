@@ -49,10 +49,13 @@ def contrastive_loss(
 ) -> Tensor:
     """
     Symmetric cross-entropy between images and their texts (CoCa, equation 1; open_clip's `ClipLoss` with
-    `gather_with_grad`), in float32.
+    `gather_with_grad` and `local_loss`), in float32, or in float64 where the embeddings are.
 
     An image may have several texts. Each of them is then classified among all texts but the image's other ones, which
     are no negatives; and each text is classified among all images.
+
+    Each process computes the rows of its own images and texts, against those of all processes, and gets the loss of
+    all: the gradients are those of one process with the whole batch, once data parallelism has averaged them.
 
     Args:
         image_embeds: (images, dim), L2-normalised.
@@ -61,28 +64,30 @@ def contrastive_loss(
         logit_bias: Added to the similarities. The loss does not depend on it.
         group: Processes whose batches are joined into one, of whatever lengths; by default this batch stands alone.
     """
+    device, dtype = image_embeds.device, torch.promote_types(image_embeds.dtype, torch.float32)
+    image_embeds, text_embeds = image_embeds.to(dtype), text_embeds.to(device, dtype)
+    scale, bias = logit_scale.to(device, dtype), 0 if logit_bias is None else logit_bias.to(device, dtype)
+    all_image_embeds, all_text_embeds, rank = image_embeds, text_embeds, 0
     num_images, num_texts = [image_embeds.shape[0]], [text_embeds.shape[0]]
     if group is not None:
+        rank = torch.distributed.get_rank(group)
         num_images, num_texts = _lengths(image_embeds, group), _lengths(text_embeds, group)
-        image_embeds, text_embeds = _gather(image_embeds, num_images, group), _gather(text_embeds, num_texts, group)
-    image_of_text = _image_of_text(num_images, num_texts, image_embeds.device)
-    text_embeds, logit_scale = text_embeds.to(image_embeds.device), logit_scale.to(image_embeds.device)
-    logits_per_text = logit_scale.float() * text_embeds.float() @ image_embeds.float().t()
-    if logit_bias is not None:
-        logits_per_text = logits_per_text + logit_bias.to(logits_per_text.device)
-    text_to_image = F.cross_entropy(logits_per_text, image_of_text)
-    logits_per_image = logits_per_text.t()
-    if text_embeds.shape[0] > image_embeds.shape[0]:
-        # A row for each text: its image against all texts.
-        logits_per_image = logits_per_image[image_of_text]
-        is_same_image = image_of_text[:, None] == image_of_text
-        is_other_text = ~torch.eye(len(is_same_image), dtype=torch.bool, device=is_same_image.device)
-        lowest = torch.finfo(logits_per_image.dtype).min
-        logits_per_image = logits_per_image.masked_fill(is_same_image & is_other_text, lowest)
-    image_to_text = F.cross_entropy(
-        logits_per_image, torch.arange(logits_per_image.shape[0], device=logits_per_image.device)
-    )
-    return (image_to_text + text_to_image) / 2
+        all_image_embeds = _gather(image_embeds, num_images, group)
+        all_text_embeds = _gather(text_embeds, num_texts, group)
+    image_of_text = _image_of_text(num_images, num_texts, device)
+    own_texts = sum(num_texts[:rank]) + torch.arange(num_texts[rank], device=device)
+    own_images = image_of_text[own_texts]
+    with torch.autocast(device.type, enabled=False):
+        texts_to_images = scale * text_embeds @ all_image_embeds.t() + bias
+        images_to_texts = scale * image_embeds @ all_text_embeds.t() + bias
+    if num_texts[rank] > num_images[rank]:
+        # A row for each text: its image against all texts but the image's other ones.
+        images_to_texts = images_to_texts[own_images - sum(num_images[:rank])]
+        is_other_text = (own_images[:, None] == image_of_text).scatter(1, own_texts[:, None], False)
+        images_to_texts = images_to_texts.masked_fill(is_other_text, torch.finfo(dtype).min)
+    loss = F.cross_entropy(texts_to_images, own_images, reduction="sum")
+    loss = (loss + F.cross_entropy(images_to_texts, own_texts, reduction="sum")) / (2 * sum(num_texts))
+    return loss if group is None else torch.distributed.nn.functional.all_reduce(loss, group=group)
 
 
 def _lengths(tensor: Tensor, group: Any) -> list[int]:
@@ -1312,7 +1317,21 @@ class CoCaModel(CoCaPreTrainedModel):
         logits = self.logit_scale.exp().to(device) * image_embeds @ text_embeds.t().to(device)
         return logits if self.logit_bias is None else logits + self.logit_bias.to(device)
 
-    def _loss(self, image_embeds: Tensor | None, text_embeds: Tensor | None, group: Any) -> Tensor:
+    def contrastive_loss(
+        self, image_embeds: Tensor | None, text_embeds: Tensor | None, group: Any = "data-parallel"
+    ) -> Tensor:
+        """
+        [`contrastive_loss`] with the scale and the bias of this model, without its weight.
+
+        Args:
+            image_embeds: (images, dim), L2-normalised.
+            text_embeds: (texts, dim), L2-normalised; as many for each image, those of an image adjacent.
+            group: As `loss_group` of `forward`.
+
+        Raises:
+            ValueError: There are no pooled vectors, or texts are no multiple of images.
+        """
+        group = self._data_parallel_group() if isinstance(group, str) else group
         if image_embeds is None or text_embeds is None or image_embeds.ndim != 2 or text_embeds.ndim != 2:
             raise ValueError("The contrastive loss needs images and texts, and pooled vectors of both.")
         _check_rows(text_embeds.shape[0], image_embeds.shape[0])
@@ -1396,8 +1415,7 @@ class CoCaModel(CoCaPreTrainedModel):
             logits_per_image = self.similarity(image_embeds, text_embeds)
         loss = None
         if return_loss:
-            group = self._data_parallel_group() if loss_group == "data-parallel" else loss_group
-            loss = self._loss(image_embeds, text_embeds, group)
+            loss = self.contrastive_loss(image_embeds, text_embeds, loss_group)
         return CoCaOutput(
             loss=loss,
             logits_per_image=logits_per_image,
@@ -1451,6 +1469,13 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
     def get_text_features(self, *args: Any, **kwargs: Any) -> CoCaTextModelOutput:
         """See [`CoCaModel`]."""
         return self.model.get_text_features(*args, **kwargs)
+
+    def contrastive_loss(
+        self, image_embeds: Tensor | None, text_embeds: Tensor | None, group: Any = "data-parallel"
+    ) -> Tensor:
+        """See [`CoCaModel`]."""
+        group = self._data_parallel_group() if isinstance(group, str) else group
+        return self.model.contrastive_loss(image_embeds, text_embeds, group)
 
     def clamp_logit_scale(self, maximum: float = math.log(100)) -> None:
         """See [`CoCaModel`]."""
@@ -1524,6 +1549,7 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         logits_to_keep: int | Tensor = 0,
         interpolate_pos_encoding: bool = False,
         text_key_mask: Tensor | None = None,
+        return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CoCaForCaptioningOutput:
         r"""
@@ -1554,6 +1580,9 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             text_key_mask (`torch.BoolTensor` of shape `(rows, keys)`, *optional*):
                 With `cache`, which keys the text tower sees, where that is not `attention_mask`: see
                 [`token_key_mask`]. `generate` passes it.
+            return_loss (`bool`, *optional*):
+                Whether to compute the contrastive loss, as in [`CoCaModel`]; by default with `labels`. Without it,
+                `loss` is the caption loss, weighted.
 
         Raises:
             ValueError: Images are missing, rows are no multiple of images, the text exceeds the context, or a training
@@ -1590,7 +1619,7 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             image_embeds=None if encoded_images is None else encoded_images.image_embeds,
-            return_loss=has_labels and cache is None and self._has_vectors(),
+            return_loss=has_labels and cache is None and self._has_vectors() and return_loss is not False,
             loss_group=self._data_parallel_group(),
             interpolate_pos_encoding=interpolate_pos_encoding,
             cache=cache,
