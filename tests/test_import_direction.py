@@ -29,6 +29,7 @@ LEVELS = {
     "cli": 2,
     "app": 2,
     "batch_inference": 1,
+    "image_text_data": 1,
     "training": 1,
     "publishing": 1,
     "conversion": 1,

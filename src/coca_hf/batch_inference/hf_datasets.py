@@ -14,8 +14,6 @@ from .errors import InputError
 from .inputs import Input
 
 
-_DATASETS_HINT = "--dataset needs the library of that name: pip install 'coca-hf[datasets]'"
-
 # A streamed dataset says where it is so often. Behind an interruption at most so many rows are read again.
 _ROWS_BETWEEN_BOOKMARKS = 64
 
@@ -81,34 +79,10 @@ class DatasetInputs:
 
     def load(self) -> tuple[Any, str]:
         """The dataset, its images as they are stored, and the name of their column."""
-        try:
-            import datasets
-        except ImportError:
-            raise InputError(_DATASETS_HINT) from None
-        for library in ("datasets", "fsspec", "huggingface_hub"):
-            # What they say of each attempt is summed up in the error that they raise.
-            logging.getLogger(library).setLevel(logging.CRITICAL)
-        try:
-            rows = self._rows(datasets)
-            features = rows.features or {}
-        except InputError:
-            raise
-        except Exception as error:  # the library raises whatever the place it reads from raises
-            raise InputError(f"cannot load the dataset {self.name!r}: {first_line(error)}") from error
-        column = self._image_column(datasets, features)
-        if isinstance(features[column], datasets.Image):
-            rows = rows.cast_column(column, datasets.Image(decode=False))
+        datasets = import_datasets("--dataset")
+        rows = open_dataset(self.name, self.split, self.streaming)
+        column = self._image_column(datasets, rows.features or {})
         return rows.select_columns([column]), column
-
-    def _rows(self, datasets: Any) -> Any:
-        if os.path.isdir(self.name) and {"dataset_info.json", "dataset_dict.json"} & set(os.listdir(self.name)):
-            rows = datasets.load_from_disk(self.name)
-            if isinstance(rows, datasets.DatasetDict):
-                rows = rows[self.split]
-            elif self.split not in ("train", str(rows.split)):
-                raise InputError(f"the dataset {self.name!r} has no splits: leave --split out")
-            return rows.to_iterable_dataset() if self.streaming else rows
-        return datasets.load_dataset(self.name, split=self.split, streaming=self.streaming)
 
     def _image_column(self, datasets: Any, features: Any) -> str:
         images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -123,3 +97,53 @@ class DatasetInputs:
 def _loaded(inputs: DatasetInputs) -> tuple[Any, str]:
     """Once for all blocks of a process: what is loaded from the Hub is asked for there each time."""
     return inputs.load()
+
+
+def import_datasets(who: str) -> Any:
+    """The library. Raises `InputError`, which says that `who` needs it, where it is not installed."""
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(f"{who} needs the library datasets: pip install 'coca-hf[datasets]'") from None
+    for library in ("datasets", "fsspec", "huggingface_hub"):
+        # What they say of each attempt is summed up in the error that they raise.
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    return datasets
+
+
+def open_dataset(name: str, split: str, streaming: bool) -> Any:
+    """
+    The rows of a split, their images as they are stored.
+
+    Args:
+        name: a Hub id, a folder that `save_to_disk` wrote, or anything else that `load_dataset` takes.
+
+    Raises:
+        InputError: There is no such dataset or split, or the library is missing.
+    """
+    datasets = import_datasets(f"the dataset {name!r}")
+    try:
+        return with_stored_images(datasets, _rows(datasets, name, split, streaming))
+    except InputError:
+        raise
+    except Exception as error:  # the library raises whatever the place it reads from raises
+        raise InputError(f"cannot load the dataset {name!r}: {first_line(error)}") from error
+
+
+def _rows(datasets: Any, name: str, split: str, streaming: bool) -> Any:
+    if os.path.isdir(name) and {"dataset_info.json", "dataset_dict.json"} & set(os.listdir(name)):
+        rows = datasets.load_from_disk(name)
+        if isinstance(rows, datasets.DatasetDict):
+            rows = rows[split]
+        elif split not in ("train", str(rows.split)):
+            raise InputError(f"the dataset {name!r} has no splits: leave --split out")
+        return rows.to_iterable_dataset() if streaming else rows
+    return datasets.load_dataset(name, split=split, streaming=streaming)
+
+
+def with_stored_images(datasets: Any, rows: Any) -> Any:
+    """The same rows, with the bytes or paths of images instead of the images."""
+    for column, feature in (rows.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows
