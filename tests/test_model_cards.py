@@ -122,6 +122,15 @@ def test_a_converted_checkpoint_that_nothing_is_known_of_claims_nothing(source, 
     assert "LAION" not in card.text
 
 
+def test_weights_for_research_only_keep_their_license_and_say_so():
+    config = open_clip_config("coca_ViT-B-32").to_dict()
+    apple = ModelCard(folder_card(config, "apple/mobileclip2_coca_dfn2b_s13b_context77"))
+    conch = ModelCard(folder_card(config, "MahmoodLab/conch"))
+    assert (apple.data.license, conch.data.license) == ("apple-amlr", "cc-by-nc-nd-4.0")
+    assert "For research only" in apple.text
+    assert "forbid publishing copies" in conch.text
+
+
 def test_a_model_without_decoder_promises_no_captions():
     config = coca_hf.CoCaConfig(multimodal_config={"num_hidden_layers": 0}).to_dict()
     card = ModelCard(folder_card(config))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoProcessor
 
 from coca_hf.conversion import ConversionError, convert_open_clip, open_clip_config
@@ -97,9 +98,12 @@ def command(folder: Path, endpoint: str, *arguments: str) -> Any:
     return subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_apples_repository_is_converted_from_the_hub_with_clips_tokenizer(tmp_path):
+@pytest.mark.parametrize("name", ["mobileclip2_coca.pt", f"{APPLE.partition('/')[2]}.pt"])
+def test_apples_repository_is_converted_from_the_hub_with_clips_tokenizer_and_its_license(tmp_path, name):
+    folder = write_apple_repository(tmp_path / "apple")
+    (folder / "mobileclip2_coca.pt").rename(folder / name)
     with serve_hub() as hub:
-        hub.add(APPLE, contents(write_apple_repository(tmp_path / "apple")))
+        hub.add(APPLE, contents(folder))
         hub.add(CLIP, contents(write_clip_repository(tmp_path / "clip")))
         result = command(tmp_path, hub.endpoint, APPLE, "ours")
     assert result.returncode == 0, result.stderr
@@ -107,3 +111,6 @@ def test_apples_repository_is_converted_from_the_hub_with_clips_tokenizer(tmp_pa
     assert lines[0] == f"coca-hf convert: The tokenizer is CLIP's, from {CLIP} on the Hub."
     assert len(lines) == 2
     assert AutoProcessor.from_pretrained(tmp_path / "ours").tokenizer("cat").input_ids == [49406, 2368, 49407]
+    card = ModelCard.load(tmp_path / "ours" / "README.md")
+    assert (card.data.license, card.data.base_model) == ("apple-amlr", APPLE)
+    assert "For research only" in card.text

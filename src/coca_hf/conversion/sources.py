@@ -54,11 +54,11 @@ def locate(source: str | Path, cache_dir: str | Path | None = None) -> Source:
     if path.exists():
         return Source(path if path.is_file() else _weights_in(path), config, tokenizer)
     repository = repository_of(source)
-    weights = fetch_first(repository, WEIGHTS_NAMES, cache_dir)
+    # Apple's first uploads are named as their repositories are.
+    names = (*WEIGHTS_NAMES, repository.rpartition("/")[2] + ".pt")
+    weights = fetch_first(repository, names, cache_dir)
     if weights is None:
-        raise ConversionError(
-            f"No weights in the Hub repository '{repository}': none of {', '.join(WEIGHTS_NAMES)} is there."
-        )
+        raise ConversionError(f"No weights in the Hub repository '{repository}': none of {', '.join(names)} is there.")
     return Source(weights, config, tokenizer)
 
 

@@ -24,6 +24,21 @@ WIDGET = tuple(
     for name, title in (("savanna", "Savanna"), ("football-match", "Football match"), ("airport", "Airport"))
 )
 _LABELS = ("a photo of a cat", "a photo of a dog", "a photo of an airport")
+# By the beginning of the Hub id of those that publish weights for research only: the license's name on the Hub, and
+# what nobody should miss.
+_RESEARCH_LICENSES = {
+    "apple/": (
+        "apple-amlr",
+        "For research only. These weights are under the Apple Machine Learning Research Model license, which allows "
+        "neither commercial use nor use in a product, and which goes with every copy: read LICENSE in the original's "
+        "repository before you use or publish them.",
+    ),
+    "mahmoodlab/conch": (
+        "cc-by-nc-nd-4.0",
+        "For academic research only. These weights are under CC-BY-NC-ND 4.0, access to them is granted to persons, "
+        "and their authors forbid publishing copies: keep this folder to yourself.",
+    ),
+}
 _RETRIEVAL_DATASETS = {"Flickr30k": "nlphuji/flickr30k", "MSCOCO": "HuggingFaceM4/COCO"}
 _CAPTIONING_DATASETS = {laion.KARPATHY: "HuggingFaceM4/COCO", laion.NOCAPS: "HuggingFaceM4/NoCaps"}
 
@@ -41,14 +56,22 @@ def folder_card(config: dict[str, Any], source: str | None = None) -> str:
     if checkpoint is not None:
         return checkpoint_card(checkpoint, config)
     captions = bool(architecture(config)["decoder_layers"])
+    license_name, warning = research_license(source or "")
     metadata = ModelCardData(
+        license=license_name,
         library_name="transformers",
         pipeline_tag="image-to-text" if captions else "zero-shot-image-classification",
         base_model=source if source and "/" in source else None,
         tags=["coca", "zero-shot-image-classification", *(["open_clip"] if source else [])],
     )
     title = "CoCa, converted from open_clip" if source else "CoCa"
-    return render("model.md", metadata, config, title=title, source=source)
+    return render("model.md", metadata, config, title=title, source=source, warning=warning)
+
+
+def research_license(source: str) -> tuple[str | None, str | None]:
+    """Name and warning of the license of that Hub repository's weights, where that is known to allow research only."""
+    found = (each for start, each in _RESEARCH_LICENSES.items() if source.lower().startswith(start))
+    return next(found, (None, None))
 
 
 def checkpoint_card(checkpoint: Checkpoint, config: dict[str, Any]) -> str:
