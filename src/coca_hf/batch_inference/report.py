@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -19,8 +20,6 @@ from .wording import count, printable
 PICTURE_SIDE = 360
 """Pixels of the longer side of a picture on the page: sharp on dense screens, and some 20 kB each."""
 
-_MARK = '<meta name="generator" content="coca-hf caption">'
-
 
 def is_report(path: str) -> bool:
     """Whether the file there is a page that `write_report` made."""
@@ -28,7 +27,7 @@ def is_report(path: str) -> bool:
         return False
     try:
         with open(path, "rb") as file:
-            return _MARK.encode() in file.read(1024)
+            return _mark("coca-hf caption").encode() in file.read(1024)
     except OSError:
         return False
 
@@ -61,11 +60,39 @@ def write_report(records: LoggedRecords, path: str, facts: Mapping[str, str]) ->
     Raises:
         OutputError: The page cannot be written.
     """
+    write_page(
+        path,
+        Path(__file__).with_name("report.html.jinja"),
+        command="coca-hf caption",
+        title=count(records.images, "caption"),
+        facts=facts,
+        records=records,
+        number_failed=records.failed,
+    )
+
+
+def write_page(
+    path: str, template: str | Path, *, command: str, title: str, facts: Mapping[str, str], **fields: Any
+) -> None:
+    """
+    A page complete in itself, piece by piece.
+
+    Args:
+        template: a file that extends `page.html.jinja`, which lies here. Beside jinja's own it has the filters
+            `printable`, `breakable` (a path that may be broken behind each slash) and `base64`.
+        command: what made it, for example "coca-hf caption".
+        facts: shown in the head of the page, for example the model.
+        fields: all else that the template names.
+
+    Raises:
+        OutputError: The page cannot be written.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup, escape
 
+    home = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([Path(template).parent, home]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -74,15 +101,19 @@ def write_report(records: LoggedRecords, path: str, facts: Mapping[str, str]) ->
     environment.filters["printable"] = printable
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
     environment.filters["breakable"] = lambda name: escape(printable(name)).replace("/", Markup("/<wbr>"))
-    page = environment.get_template("report.html.jinja").generate(
-        records=records,
-        mark=Markup(_MARK),
-        style=Markup(Path(__file__).with_name("report.css").read_text("utf-8")),
-        title=count(records.images, "caption"),
-        number_failed=records.failed,
+    page = environment.get_template(Path(template).name).generate(
+        mark=Markup(_mark(command)),
+        style=Markup((home / "report.css").read_text("utf-8")),
+        command=command,
+        title=title,
         facts={**facts, "Made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")},
+        **fields,
     )
     with AsideFile(path) as file:
         for piece in page:
             file.write(piece.encode("utf-8"))
         file.commit()
+
+
+def _mark(command: str) -> str:
+    return f'<meta name="generator" content="{command}">'
