@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Micro-batches give the gradients of the batch that they are parts of."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -99,3 +100,63 @@ def test_the_gradients_are_those_of_the_whole_batch(sizes, dtype):
     assert_same(found, expected, TOLERANCES[dtype])
     for name, loss in losses.items():
         torch.testing.assert_close(loss, outputs[name].detach(), rtol=1e-5, atol=0, check_dtype=False)
+
+
+@pytest.mark.parametrize("texts_per_image", [1, 3])
+def test_images_may_have_several_texts_and_texts_any_length(texts_per_image):
+    model = tiny_captioner().train().double()
+    batch = make_batch(5, texts_per_image)
+    _, expected = whole(model, batch)
+    _, found = accumulated(model, split(batch, (2, 2, 1)))
+    assert_same(found, expected, 1e-6)
+
+
+def with_adapters(model: nn.Module) -> nn.Module:
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    return adapted.train()
+
+
+def with_frozen_towers(model: nn.Module) -> nn.Module:
+    model.model.vision_model.requires_grad_(False)
+    model.model.text_model.requires_grad_(False)
+    return model
+
+
+def with_checkpointing(model: nn.Module) -> nn.Module:
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+CHANGES = {
+    "adapters": with_adapters,
+    "frozen towers": with_frozen_towers,
+    "gradient checkpointing": with_checkpointing,
+    "optimised": optimize_for_training,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_changed_models_have_the_gradients_of_the_whole_batch(change):
+    torch.manual_seed(0)
+    model = change(tiny_captioner(vision_config={"patch_dropout": 0.5}).train().double())
+    batch = make_batch(6)
+    _, expected = whole(model, batch)
+    _, found = accumulated(model, split(batch, (3, 3)))
+    assert_same(found, expected, 1e-6)
+
+
+def test_the_towers_run_twice_and_the_decoder_once():
+    model, calls = tiny_captioner().train(), Counter()
+    for name in ("model.vision_model", "model.text_model", "decoder"):
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.update([name]))
+    accumulated(model, split(make_batch(8), (2, 2, 2, 2)))
+    assert calls == {"model.vision_model": 8, "model.text_model": 8, "decoder": 4}
+
+
+def test_what_cannot_be_accumulated_is_refused_in_words():
+    model, batch = tiny_captioner().train(), make_batch(4)
+    labels_alone = {name: batch[name] for name in ("pixel_values", "labels")}
+    with pytest.raises(ValueError, match="input_ids are missing"):
+        ExactAccumulation(model, [labels_alone])
+    with pytest.raises(ValueError, match="number of texts an image"):
+        ExactAccumulation(model, [make_batch(2, 1), make_batch(2, 2)])

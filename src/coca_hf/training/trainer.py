@@ -131,13 +131,26 @@ class CoCaTrainer(Trainer):
                 self._step_losses[1] += (scale if accumulation is None else 1) * contrastive_loss.detach()
         return (loss, outputs) if return_outputs else loss
 
+    def step_losses(self) -> dict[str, Tensor]:
+        """
+        `loss` (the weighted sum), `caption_loss` and `contrastive_loss` of the last step's whole batch, each (), in
+        float32.
+
+        Every process has to ask, since they are joined here. A model without vectors has a contrastive loss of 0;
+        where its weight is 0, it is the mean over the micro-batches, each by itself.
+        """
+        losses = self.accelerator.gather(self._step_losses[None]).mean(0)
+        weights = self._config.caption_loss_weight, self._config.contrastive_loss_weight
+        return {
+            "loss": weights[0] * losses[0] + weights[1] * losses[1],
+            "caption_loss": losses[0],
+            "contrastive_loss": losses[1],
+        }
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """A line of training has the losses of its step, not means since the last line: resumed, it is the same."""
         if "loss" in logs:
-            losses = self.accelerator.gather(self._step_losses[None]).mean(0).tolist()
-            logs["caption_loss"], logs["contrastive_loss"] = losses
-            weights = self._config.caption_loss_weight, self._config.contrastive_loss_weight
-            logs["loss"] = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
+            logs.update({name: loss.item() for name, loss in self.step_losses().items()})
         super().log(logs, start_time)
 
     # --- recipe ---
