@@ -52,6 +52,8 @@ class CoCaTrainer(Trainer):
         ValueError: `gradient_accumulation_steps` is above 1 with DeepSpeed, which goes backward by itself.
     """
 
+    lr_scheduler: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.is_deepspeed_enabled and self.args.gradient_accumulation_steps > 1:
