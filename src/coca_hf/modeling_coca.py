@@ -401,11 +401,14 @@ class CoCaTextEmbeddings(nn.Module):
 
         `position_ids` has the shape (batch or 1, text + padding).
         """
-        hidden_states = self.token_embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        if num_padding:
-            padding = torch.full_like(position_ids[:1, :num_padding], self.config.pad_token_id or 0)
-            padding = self.token_embedding(padding).expand(hidden_states.shape[0], -1, -1)
-            hidden_states = torch.cat([hidden_states, padding], dim=1)
+        padding_id = self.config.pad_token_id or 0
+        if inputs_embeds is None:
+            # Text and padding at once, since each look-up has a gradient as large as the table.
+            hidden_states = self.token_embedding(F.pad(input_ids, (0, num_padding), value=padding_id))
+        else:
+            padding = torch.full_like(position_ids[:1, :num_padding], padding_id)
+            padding = self.token_embedding(padding).expand(inputs_embeds.shape[0], -1, -1)
+            hidden_states = torch.cat([inputs_embeds, padding], dim=1)
         hidden_states = hidden_states + self.position_embedding(position_ids)
         if append_cls:
             cls_position = torch.full_like(position_ids[:1, :1], self.config.max_position_embeddings)
