@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
 
-from coca_hf.modeling_coca import contrastive_loss
+from coca_hf.losses_coca import contrastive_loss
 from own_process import run_together
 from tiny import END, PAD, START, tiny_captioner
 

@@ -14,8 +14,8 @@ from coca_hf.modeling_coca import (
     CoCaTextModelWithProjection,
     CoCaVisionModel,
     CoCaVisionModelWithProjection,
-    sincos_positions,
 )
+from coca_hf.positions_coca import sincos_positions
 from tiny import END, PAD, START, tiny_captioner, tiny_config
 
 

@@ -11,7 +11,8 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
 
-from coca_hf.modeling_coca import CoCaForCaptioning, contrastive_loss
+from coca_hf.losses_coca import contrastive_loss
+from coca_hf.modeling_coca import CoCaForCaptioning
 from own_process import run_together
 from tiny import END, START, tiny_captioner
 

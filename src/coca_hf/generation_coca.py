@@ -14,6 +14,7 @@ from transformers.generation import GenerationConfig, GenerationMixin
 from transformers.utils import ModelOutput
 
 from .diverse_beam_search_coca import use_diverse_beam_search
+from .masks_coca import num_left_padding, text_position_ids, token_key_mask
 
 
 # Settings of a generation config that are looked at before the library makes one of all that applies.
@@ -28,36 +29,6 @@ SETTINGS = (
     "pad_token_id",
     "stop_strings",
 )
-
-
-def token_key_mask(input_ids: Tensor | None, attention_mask: Tensor | None, pad_token_id: int) -> Tensor:
-    """
-    Which keys a text tower with [CLS] lets its tokens see: (batch, text) -> bool (batch, text + 1).
-
-    A key is seen if the token before it is one, neither masked nor `pad_token_id`. This is one position late on
-    purpose, since released weights were trained so (open_clip's `_build_additive_mask`). Hence the last entry, for the
-    padding that follows a text; and an id equal to `pad_token_id` inside a text hides the token after it. Of
-    embeddings without ids only `attention_mask` is known.
-    """
-    is_token = attention_mask.bool() if input_ids is None else input_ids != pad_token_id
-    if attention_mask is None:
-        return F.pad(is_token, (1, 0), value=True)
-    attention_mask = attention_mask.bool()
-    is_first = attention_mask & (attention_mask.cumsum(dim=-1) == 1)
-    return F.pad(is_token & attention_mask, (1, 0), value=False) | F.pad(is_first, (0, 1), value=False)
-
-
-def num_left_padding(attention_mask: Tensor) -> Tensor:
-    """(batch, text) -> (batch, 1)."""
-    return (attention_mask.cumsum(dim=-1) == 0).sum(dim=-1, keepdim=True)
-
-
-def text_position_ids(length: int, attention_mask: Tensor | None, past_length: int | Tensor, device: Any) -> Tensor:
-    """Positions of `length` tokens behind `past_length`, counted from each row's first one: -> (batch or 1, text)."""
-    position_ids = torch.arange(length, device=device)[None] + past_length
-    if attention_mask is not None and attention_mask.ndim == 2:
-        position_ids = (position_ids - num_left_padding(attention_mask)).clamp(min=0)
-    return position_ids
 
 
 def continue_prompts(

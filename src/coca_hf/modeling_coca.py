@@ -7,304 +7,52 @@ from .configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig
 
 
 # isort: split
-import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import ConversionOps, PrefixChange, WeightConverter
-from transformers.masking_utils import (
-    bidirectional_mask_function,
-    causal_mask_function,
-    create_causal_mask,
-    sdpa_mask,
-)
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPastAndCrossAttentions,
-    BaseModelOutputWithPooling,
-    BaseModelOutputWithPoolingAndCrossAttentions,
-)
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import TransformersKwargs
 from transformers.utils.deprecation import deprecate_kwarg
-from transformers.utils.generic import can_return_tuple, is_flash_attention_requested, merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .generation_coca import CoCaGenerationMixin, num_left_padding, text_position_ids, token_key_mask
+from .cache_coca import add_layers
+from .generation_coca import CoCaGenerationMixin
+from .layers_coca import (
+    CoCaAttention,
+    CoCaAttentionPooler,
+    CoCaCrossAttention,
+    CoCaLayer,
+    CoCaLayerScale,
+    CoCaMLP,
+    CoCaMultimodalLayer,
+)
+from .loading_coca import register_conversions
+from .losses_coca import contrastive_loss
+from .masks_coca import (
+    extended_attention_mask,
+    num_left_padding,
+    text_attention_mask,
+    text_key_mask,
+    text_position_ids,
+)
 from .model_card_coca import CoCaModelCardMixin
-
-
-def contrastive_loss(
-    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, logit_bias: Tensor | None = None, group: Any = None
-) -> Tensor:
-    """
-    Symmetric cross-entropy between images and their texts (CoCa, equation 1; open_clip's `ClipLoss` with
-    `gather_with_grad` and `local_loss`), in float32, or in float64 where the embeddings are.
-
-    An image may have several texts. Each of them is then classified among all texts but the image's other ones, which
-    are no negatives; and each text is classified among all images.
-
-    Each process computes the rows of its own images and texts, against those of all processes, and gets the loss of
-    all: the gradients are those of one process with the whole batch, once data parallelism has averaged them.
-
-    Args:
-        image_embeds: (images, dim), L2-normalised.
-        text_embeds: (texts, dim), L2-normalised; as many for each image, those of an image adjacent.
-        logit_scale: Factor of the similarities, already exponentiated.
-        logit_bias: Added to the similarities. The loss does not depend on it.
-        group: Processes whose batches are joined into one, of whatever lengths; by default this batch stands alone.
-    """
-    device, dtype = image_embeds.device, torch.promote_types(image_embeds.dtype, torch.float32)
-    image_embeds, text_embeds = image_embeds.to(dtype), text_embeds.to(device, dtype)
-    scale, bias = logit_scale.to(device, dtype), 0 if logit_bias is None else logit_bias.to(device, dtype)
-    all_image_embeds, all_text_embeds, rank = image_embeds, text_embeds, 0
-    num_images, num_texts = [image_embeds.shape[0]], [text_embeds.shape[0]]
-    if group is not None:
-        rank = torch.distributed.get_rank(group)
-        num_images, num_texts = _lengths(image_embeds, group), _lengths(text_embeds, group)
-        all_image_embeds = _gather(image_embeds, num_images, group)
-        all_text_embeds = _gather(text_embeds, num_texts, group)
-    image_of_text = _image_of_text(num_images, num_texts, device)
-    own_texts = sum(num_texts[:rank]) + torch.arange(num_texts[rank], device=device)
-    own_images = image_of_text[own_texts]
-    with torch.autocast(device.type, enabled=False):
-        texts_to_images = scale * text_embeds @ all_image_embeds.t() + bias
-        images_to_texts = scale * image_embeds @ all_text_embeds.t() + bias
-    if num_texts[rank] > num_images[rank]:
-        # A row for each text: its image against all texts but the image's other ones.
-        images_to_texts = images_to_texts[own_images - sum(num_images[:rank])]
-        is_other_text = (own_images[:, None] == image_of_text).scatter(1, own_texts[:, None], False)
-        images_to_texts = images_to_texts.masked_fill(is_other_text, torch.finfo(dtype).min)
-    loss = F.cross_entropy(texts_to_images, own_images, reduction="sum")
-    loss = (loss + F.cross_entropy(images_to_texts, own_texts, reduction="sum")) / (2 * sum(num_texts))
-    return loss if group is None else torch.distributed.nn.functional.all_reduce(loss, group=group)
-
-
-def _lengths(tensor: Tensor, group: Any) -> list[int]:
-    """How many rows each process has."""
-    length = torch.tensor(tensor.shape[:1], device=tensor.device)
-    lengths = [torch.empty_like(length) for _ in range(torch.distributed.get_world_size(group))]
-    torch.distributed.all_gather(lengths, length, group=group)
-    return torch.cat(lengths).tolist()
-
-
-def _gather(tensor: Tensor, lengths: list[int], group: Any) -> Tensor:
-    """(rows, dim) of this process -> (rows of all, dim), gradients flowing back to every process."""
-    padded = F.pad(tensor, (0, 0, 0, max(lengths) - tensor.shape[0]))
-    gathered = torch.distributed.nn.functional.all_gather(padded.contiguous(), group=group)
-    return torch.cat([rows[:length] for rows, length in zip(gathered, lengths, strict=True)])
-
-
-def _image_of_text(num_images: list[int], num_texts: list[int], device: torch.device) -> Tensor:
-    """Numbers of images and of texts in each process -> (texts of all,) indices of images of all."""
-    first, indices = 0, []
-    for count, length in zip(num_images, num_texts, strict=True):
-        indices.append(first + torch.arange(count, device=device).repeat_interleave(length // count))
-        first += count
-    return torch.cat(indices)
-
-
-@dataclass
-class CoCaVisionModelOutput(BaseModelOutputWithPooling):
-    r"""
-    last_hidden_state (`torch.FloatTensor` of shape `(batch, 1 + patches, hidden)`): The encoder's output.
-    pooler_output (`torch.FloatTensor` of shape `(batch, pooled_hidden_size)`):
-        The contrastive vector before its projection, or the projected one where it comes from
-        `CoCaModel.get_image_features`; `(batch, tokens, pooled_hidden_size)` with `pool_type="none"`.
-    image_tokens (`torch.FloatTensor` of shape `(batch, image tokens, image_tokens_hidden_size)`):
-        What the decoder attends to.
-    cross_attentions (`tuple[torch.FloatTensor]`, *optional*):
-        The poolers' attention weights, each of shape `(batch, heads, queries, 1 + patches)`.
-    image_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`, *optional*):
-        The projected vector, not normalised, from [`CoCaVisionModelWithProjection`].
-    """
-
-    image_tokens: torch.FloatTensor | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-    image_embeds: torch.FloatTensor | None = None
-
-
-@dataclass
-class CoCaTextModelOutput(BaseModelOutputWithPoolingAndCrossAttentions):
-    r"""
-    last_hidden_state (`torch.FloatTensor` of shape `(batch, text, hidden)`):
-        States of the text's tokens, without [CLS]; not normed where the tower has a [CLS].
-    pooler_output (`torch.FloatTensor` of shape `(batch, hidden)`, *optional*):
-        The contrastive vector before its projection, or the projected one where it comes from
-        `CoCaModel.get_text_features`; `(batch, text, hidden)` with `pool_type="none"`. Absent with a `cache`, whose
-        text may go on.
-    cache (`Cache`, *optional*): Keys and values of the text's tokens.
-    text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`, *optional*):
-        The projected vector, not normalised, from [`CoCaTextModelWithProjection`].
-    """
-
-    text_embeds: torch.FloatTensor | None = None
-
-
-@dataclass
-class CoCaOutput(ModelOutput):
-    r"""
-    loss (`torch.FloatTensor` of shape `()`, *optional*): Contrastive loss, with `return_loss=True`.
-    logits_per_image (`torch.FloatTensor` of shape `(images, texts)`): Scaled similarities.
-    logits_per_text (`torch.FloatTensor` of shape `(texts, images)`): Its transpose.
-    text_embeds (`torch.FloatTensor` of shape `(texts, projection_dim)`): L2-normalised.
-    image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): L2-normalised.
-    text_model_output (`CoCaTextModelOutput`): Output of `CoCaModel.get_text_features`.
-    vision_model_output (`CoCaVisionModelOutput`): Output of `CoCaModel.get_image_features`.
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits_per_image: torch.FloatTensor | None = None
-    logits_per_text: torch.FloatTensor | None = None
-    text_embeds: torch.FloatTensor | None = None
-    image_embeds: torch.FloatTensor | None = None
-    text_model_output: CoCaTextModelOutput | None = None
-    vision_model_output: CoCaVisionModelOutput | None = None
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in self.values())
-
-
-@dataclass
-class CoCaEncodedImages(ModelOutput):
-    r"""
-    What [`CoCaForCaptioning`] needs of images to decode any number of texts: computed once by `encode_images`, then
-    passed to `forward` or `generate` as `encoded_images` in place of `pixel_values`.
-
-    image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): L2-normalised.
-    image_tokens (`torch.FloatTensor` of shape `(images, image tokens, image_tokens_hidden_size)`):
-        What the decoder attends to.
-    """
-
-    image_embeds: torch.FloatTensor | None = None
-    image_tokens: torch.FloatTensor | None = None
-
-
-@dataclass
-class CoCaForCaptioningOutput(ModelOutput):
-    r"""
-    loss (`torch.FloatTensor` of shape `()`, *optional*):
-        `caption_loss_weight * caption_loss + contrastive_loss_weight * contrastive_loss`, when `labels` are given.
-    caption_loss (`torch.FloatTensor` of shape `()`, *optional*): Cross-entropy of each next token.
-    contrastive_loss (`torch.FloatTensor` of shape `()`, *optional*):
-        See [`contrastive_loss`]. Absent where there is no text vector, as with a `cache`.
-    logits (`torch.FloatTensor` of shape `(rows, text, vocabulary)`, *optional*):
-        Scores of the token after each position. Absent when images are given without text.
-    image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`, *optional*): L2-normalised.
-    text_embeds (`torch.FloatTensor` of shape `(rows, projection_dim)`, *optional*): L2-normalised.
-    logits_per_image (`torch.FloatTensor` of shape `(images, rows)`, *optional*): Scaled similarities.
-    cache (`Cache`, *optional*):
-        Keys and values of the text tower's layers, then of the decoder's, then those of the image in each of the
-        decoder's layers.
-    hidden_states, attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*):
-        The decoder's, on request: `(rows, text, hidden)`, `(rows, heads, text, text)` and
-        `(rows, heads, text, image tokens)`.
-    text_model_output (`CoCaTextModelOutput`, *optional*): Output of the text tower.
-    image_outputs (`CoCaVisionModelOutput`, *optional*): Output of the vision tower, absent with `encoded_images`.
-    """
-
-    loss: torch.FloatTensor | None = None
-    caption_loss: torch.FloatTensor | None = None
-    contrastive_loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    image_embeds: torch.FloatTensor | None = None
-    text_embeds: torch.FloatTensor | None = None
-    logits_per_image: torch.FloatTensor | None = None
-    cache: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-    text_model_output: CoCaTextModelOutput | None = None
-    image_outputs: CoCaVisionModelOutput | None = None
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in self.values())
-
-
-class CoCaImageLayer(DynamicLayer):
-    """
-    Keys and values of image tokens in one layer of a cache. They are made once, and shared by all rows of an image: so
-    they are neither reordered with the beams, which stay with their image, nor repeated or cropped with the text.
-    """
-
-    is_compileable = True
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        pass
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        pass
-
-    def crop(self, tokens_to_remove: int) -> None:
-        pass
-
-
-def add_layers(cache: Cache, num_layers: int, num_image_layers: int) -> None:
-    """
-    Completes a cache for both text stacks: `num_layers` of the kind it has, then `num_image_layers` for images.
-
-    The library sizes a cache by the text tower alone.
-    """
-    while len(cache.layers) < num_layers:
-        first = cache.layers[0] if cache.layers else DynamicLayer()
-        if isinstance(first, StaticLayer):
-            cache.layers.append(StaticLayer(first.max_cache_len))
-        else:
-            # Another kind, such as a quantised one, is empty still, and holds nothing but its settings.
-            cache.layers.append(DynamicLayer() if type(first) is DynamicLayer else copy.deepcopy(first))
-    if len(cache.layers) == num_layers:
-        cache.layers.extend(CoCaImageLayer() for _ in range(num_image_layers))
-
-
-def sincos_positions(size: int, grid_size: tuple[int, int]) -> Tensor:
-    """
-    Fixed two-dimensional sine-cosine positions, with a zero row for the class token: -> (1 + patches, size).
-
-    The first half of the channels encodes the column, the second half the row; each half is sines, then cosines
-    (Masked Autoencoders' `get_2d_sincos_pos_embed`, which open_clip uses).
-    """
-    height, width = grid_size
-    # On a CPU, since not every device has float64.
-    double = {"dtype": torch.float64, "device": "cpu"}
-    frequencies = 1 / 10000 ** (torch.arange(size // 4, **double) / (size / 4))
-    rows = torch.arange(height, **double).repeat_interleave(width)
-    columns = torch.arange(width, **double).repeat(height)
-    angles = [positions[:, None] * frequencies for positions in (columns, rows)]
-    table = torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
-    return F.pad(table, (0, 0, 1, 0)).float()
-
-
-def resize_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """
-    Positions of an image's patches, and of its class token before them, for another grid of patches.
-
-    (1 + patches, hidden) -> (1 + new patches, hidden): bicubic, with antialiasing (open_clip's `resize_pos_embed`).
-    """
-    patches = positions[1:].t().unflatten(1, old_grid)[None].float()  # (1, hidden, rows, columns)
-    resized = F.interpolate(patches, size=new_grid, mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([positions[:1], resized[0].flatten(1).t().to(positions.dtype)])
-
-
-class CoCaFixedPositions(nn.Module):
-    """Position embeddings that are not trained."""
-
-    def __init__(self, num_embeddings: int, embedding_dim: int):
-        super().__init__()
-        self.register_buffer("weight", torch.empty(num_embeddings, embedding_dim))
-
-    def forward(self, position_ids: Tensor) -> Tensor:
-        """(...) -> (..., hidden)."""
-        return F.embedding(position_ids, self.weight)
+from .outputs_coca import (
+    CoCaEncodedImages,
+    CoCaForCaptioningOutput,
+    CoCaOutput,
+    CoCaTextModelOutput,
+    CoCaVisionModelOutput,
+)
+from .positions_coca import CoCaFixedPositions, resize_positions, sincos_positions
 
 
 class CoCaVisionEmbeddings(nn.Module):
@@ -417,266 +165,6 @@ class CoCaTextEmbeddings(nn.Module):
         return hidden_states
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
-    """(batch, heads, length, head size) each -> (batch, query length, heads, head size), attention weights."""
-    weights = query @ key.transpose(-1, -2) * scaling
-    if attention_mask is not None:
-        weights = weights + attention_mask
-    weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-def _attention_interface(config: Any, attention_mask: Any) -> Callable:
-    implementation = config._attn_implementation
-    # Flash kernels take no mask per query, which [CLS] needs: see `_key_masked_attention_mask`.
-    if attention_mask is not None and is_flash_attention_requested(config) and attention_mask.ndim == 4:
-        implementation = "sdpa"
-    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-
-
-class CoCaAttention(nn.Module):
-    """Multi-head self-attention."""
-
-    def __init__(
-        self, config: CoCaVisionConfig | CoCaTextConfig | CoCaMultimodalConfig, is_causal: bool, layer_idx: int
-    ):
-        super().__init__()
-        self.config = config
-        self.is_causal = is_causal
-        self.layer_idx = layer_idx
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(batch, length, hidden) -> query, key and value, each (batch, heads, length, head size)."""
-        heads = (*hidden_states.shape[:2], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        return query, key, value
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        cache: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[Tensor, Tensor | None]:
-        """(batch, length, hidden) -> (batch, length, hidden), weights (batch, heads, length, keys) or `None`."""
-        query, key, value = self._project(hidden_states)
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx)
-        attended, weights = _attention_interface(self.config, attention_mask)(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=self.scaling,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            **kwargs,
-        )
-        return self.out_proj(attended.flatten(2)), weights
-
-
-class CoCaCrossAttention(nn.Module):
-    """Multi-head attention to image tokens, whose keys and values are shared by all rows of the same image."""
-
-    is_causal = False
-
-    def __init__(
-        self,
-        config: CoCaVisionConfig | CoCaMultimodalConfig,
-        hidden_size: int,
-        num_attention_heads: int,
-        context_size: int,
-        layer_idx: int = 0,
-    ):
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.head_dim = hidden_size // num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.q_proj = nn.Linear(hidden_size, hidden_size)
-        self.k_proj = nn.Linear(context_size, hidden_size)
-        self.v_proj = nn.Linear(context_size, hidden_size)
-        self.out_proj = nn.Linear(hidden_size, hidden_size)
-
-    def _keys_and_values(self, context: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor]:
-        """(images, tokens, context size), or what `cache` holds of it -> (images, heads, tokens, head size) each."""
-        if context is None:
-            layer = cache.layers[self.layer_idx]
-            return layer.keys, layer.values
-        heads = (*context.shape[:2], -1, self.head_dim)
-        key = self.k_proj(context).view(heads).transpose(1, 2)
-        value = self.v_proj(context).view(heads).transpose(1, 2)
-        return (key, value) if cache is None else cache.layers[self.layer_idx].update(key, value)
-
-    def forward(
-        self, hidden_states: Tensor, context: Tensor | None = None, cache: Cache | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """
-        (rows, length, hidden), (images, tokens, context size)
-        -> (rows, length, hidden), weights (rows, heads, length, tokens) or `None`.
-
-        Rows are the images' own, image by image: one each, or several (beams). A single row serves all images. Without
-        `context`, its keys and values are those in `cache`, which keeps them.
-        """
-        key, value = self._keys_and_values(context, cache)
-        query = self.q_proj(hidden_states)
-        if query.shape[0] == 1:
-            query = query.expand(key.shape[0], -1, -1)
-        rows, length, _ = query.shape
-        # An image's rows become one longer query, so that its keys and values are read once: (images, heads, ...).
-        query = query.reshape(key.shape[0], -1, query.shape[-1]).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        attended, weights = _attention_interface(self.config, None)(
-            self,
-            query,
-            key,
-            value,
-            None,
-            scaling=self.scaling,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-        )
-        if weights is not None:
-            weights = weights.unflatten(2, (-1, length)).transpose(1, 2).flatten(0, 1)
-        return self.out_proj(attended.reshape(rows, length, -1)), weights
-
-
-class CoCaMLP(nn.Module):
-    def __init__(self, config: CoCaVisionConfig | CoCaTextConfig | CoCaMultimodalConfig):
-        super().__init__()
-        self.config = config
-        self.activation_fn = ACT2FN[config.hidden_act]
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """(batch, length, hidden) -> (batch, length, hidden)."""
-        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
-
-
-class CoCaLayerScale(nn.Module):
-    """Learned scale of each channel of a residual branch (arXiv 2103.17239)."""
-
-    def __init__(self, size: int, initial_value: float):
-        super().__init__()
-        self.initial_value = initial_value
-        self.weight = nn.Parameter(torch.full((size,), float(initial_value)))
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return hidden_states * self.weight
-
-
-def _layer_scale(config: CoCaVisionConfig | CoCaTextConfig | CoCaMultimodalConfig) -> nn.Module:
-    if config.layer_scale_init_value is None:
-        return nn.Identity()
-    return CoCaLayerScale(config.hidden_size, config.layer_scale_init_value)
-
-
-class CoCaLayer(GradientCheckpointingLayer):
-    """Self-attention and MLP, each behind a layer norm."""
-
-    def __init__(
-        self,
-        config: CoCaVisionConfig | CoCaTextConfig | CoCaMultimodalConfig,
-        is_causal: bool = False,
-        layer_idx: int = 0,
-    ):
-        super().__init__()
-        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = CoCaAttention(config, is_causal, layer_idx)
-        self.layer_scale1 = _layer_scale(config)
-        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = CoCaMLP(config)
-        self.layer_scale2 = _layer_scale(config)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> Tensor:
-        """(batch, length, hidden) -> (batch, length, hidden)."""
-        attended, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, **kwargs)
-        hidden_states = hidden_states + self.layer_scale1(attended)
-        return hidden_states + self.layer_scale2(self.mlp(self.layer_norm2(hidden_states)))
-
-
-class CoCaCrossAttentionLayer(GradientCheckpointingLayer):
-    """Cross-attention to image tokens and MLP, each behind a layer norm."""
-
-    def __init__(self, config: CoCaMultimodalConfig, layer_idx: int):
-        super().__init__()
-        context_size = config.cross_attention_hidden_size or config.hidden_size
-        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.context_norm = nn.LayerNorm(context_size, eps=config.layer_norm_eps)
-        self.cross_attn = CoCaCrossAttention(
-            config, config.hidden_size, config.num_attention_heads, context_size, layer_idx
-        )
-        self.layer_scale1 = _layer_scale(config)
-        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = CoCaMLP(config)
-        self.layer_scale2 = _layer_scale(config)
-
-    def forward(self, hidden_states: Tensor, image_tokens: Tensor | None, cache: Cache | None = None) -> Tensor:
-        """(rows, text, hidden), (images, image tokens, context size) unless `cache` knows them -> as the first."""
-        context = None if image_tokens is None else self.context_norm(image_tokens)
-        attended, _ = self.cross_attn(self.layer_norm1(hidden_states), context, cache)
-        hidden_states = hidden_states + self.layer_scale1(attended)
-        return hidden_states + self.layer_scale2(self.mlp(self.layer_norm2(hidden_states)))
-
-
-class CoCaAttentionPooler(nn.Module):
-    """Learned queries that attend to all tokens of an image (CoCa, section 3.2)."""
-
-    def __init__(self, config: CoCaVisionConfig, num_queries: int, size: int):
-        super().__init__()
-        self.query = nn.Parameter(torch.empty(num_queries, size))
-        self.query_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.context_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attn = CoCaCrossAttention(config, size, config.num_pooler_attention_heads, config.hidden_size)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """(batch, tokens, hidden) -> (batch, queries, pooler size)."""
-        return self.attn(self.query_norm(self.query)[None], self.context_norm(hidden_states))[0]
-
-
-class CoCaMultimodalLayer(nn.Module):
-    """A causal self-attention block, then a cross-attention block; each with an MLP of its own."""
-
-    def __init__(self, config: CoCaMultimodalConfig, layer_idx: int, image_layer_idx: int):
-        super().__init__()
-        self.self_attention_layer = CoCaLayer(config, is_causal=True, layer_idx=layer_idx)
-        self.cross_attention_layer = CoCaCrossAttentionLayer(config, layer_idx=image_layer_idx)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        image_tokens: Tensor | None,
-        attention_mask: Tensor | None = None,
-        cache: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> Tensor:
-        """(rows, text, hidden), (images, image tokens, context size) unless `cache` knows them -> as the first."""
-        hidden_states = self.self_attention_layer(hidden_states, attention_mask, cache=cache, **kwargs)
-        return self.cross_attention_layer(hidden_states, image_tokens, cache=cache)
-
-
 class CoCaPreTrainedModel(CoCaModelCardMixin, PreTrainedModel):
     """Weight initialisation and loading, shared by all CoCa models."""
 
@@ -714,9 +202,6 @@ class CoCaPreTrainedModel(CoCaModelCardMixin, PreTrainedModel):
                 for projection in (module.q_proj, module.k_proj, module.v_proj):
                     _init_linear(projection, size**-0.5)
                 _init_linear(module.out_proj, residual_std)
-        elif isinstance(module, CoCaCrossAttention):
-            for projection in (module.q_proj, module.k_proj, module.v_proj, module.out_proj):
-                _init_linear(projection, projection.in_features**-0.5)
         elif isinstance(module, CoCaAttentionPooler):
             init.normal_(module.query)
         elif isinstance(module, CoCaLayerScale):
@@ -733,17 +218,23 @@ class CoCaPreTrainedModel(CoCaModelCardMixin, PreTrainedModel):
             init.normal_(module.position_embedding.weight, std=0.01)
             if module.cls_embedding is not None:
                 init.normal_(module.cls_embedding, std=0.01)
-        elif isinstance(module, (CoCaModel, CoCaVisionModelWithProjection, CoCaTextModelWithProjection)):
-            for name in ("visual_projection", "text_projection"):
-                projection = getattr(module, name, None)
+        elif isinstance(
+            module,
+            (
+                CoCaCrossAttention,
+                CoCaVisionModelWithProjection,
+                CoCaTextModelWithProjection,
+                CoCaModel,
+                CoCaForCaptioning,
+            ),
+        ):
+            for projection in module.children():
                 if isinstance(projection, nn.Linear):
                     _init_linear(projection, projection.in_features**-0.5)
-            if isinstance(module, CoCaModel):
-                init.constant_(module.logit_scale, module.config.logit_scale_init_value)
-                if module.logit_bias is not None:
-                    init.constant_(module.logit_bias, module.config.logit_bias_init_value)
-        elif isinstance(module, CoCaForCaptioning):
-            _init_linear(module.lm_head, module.lm_head.in_features**-0.5)
+        if isinstance(module, CoCaModel):
+            init.constant_(module.logit_scale, module.config.logit_scale_init_value)
+            if module.logit_bias is not None:
+                init.constant_(module.logit_bias, module.config.logit_bias_init_value)
 
     def _data_parallel_group(self) -> Any:
         """The processes that hold other parts of a training batch, `None` if there are none."""
@@ -923,77 +414,15 @@ class CoCaTextModel(CoCaPreTrainedModel):
             return max(self.config.max_position_embeddings - length, 0)
         return 0
 
-    def _key_mask(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor, length: int
-    ) -> Tensor | None:
-        """Which keys are seen of a text with its padding and [CLS]: -> bool (batch, keys), `None` for all."""
-        num_padding = position_ids.shape[1] - length
-        if self.config.pool_type != "cls":
-            if attention_mask is None:
-                return None
-            # Padding on the right is seen, as by open_clip's towers without [CLS].
-            keys = torch.arange(length + num_padding, device=attention_mask.device)
-            return keys >= num_left_padding(attention_mask)
-        key_mask = token_key_mask(input_ids, attention_mask, self.config.pad_token_id)
-        # A text that fills the context has no padding after it: then [CLS] stands there, and sees itself.
-        is_full = position_ids[:, length:] >= self.config.max_position_embeddings
-        return torch.cat([key_mask[:, :-1], key_mask[:, -1:] & ~is_full, key_mask[:, -1:] & is_full], dim=1)
-
-    def _attention_mask(
-        self, inputs_embeds: Tensor, attention_mask: Tensor | None, key_mask: Tensor | None, cache: Cache | None
-    ) -> Any:
-        """Causality and `key_mask`, bool (batch, keys), in the form that the attention implementation takes."""
-        if key_mask is None or not is_flash_attention_requested(self.config):
-            visible = attention_mask if key_mask is None else key_mask
-            return create_causal_mask(
-                config=self.config, inputs_embeds=inputs_embeds, attention_mask=visible, cache=cache
-            )
-        # To flash kernels a masked key is padding: they would drop its query as well.
-        query_length, past_length, num_keys = inputs_embeds.shape[1], 0, key_mask.shape[1]
-        if cache is not None:
-            # A static cache has more keys than tokens.
-            past_length, (num_keys, _) = cache.get_seq_length(), cache.get_mask_sizes(query_length, 0)
-        return sdpa_mask(
-            batch_size=inputs_embeds.shape[0],
-            q_length=query_length,
-            kv_length=num_keys,
-            q_offset=past_length,
-            mask_function=causal_mask_function if self.config.is_causal else bidirectional_mask_function,
-            attention_mask=key_mask,
-            allow_is_causal_skip=False,
-            device=inputs_embeds.device,
-        )
-
-    def _extend(self, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
-        """
-        A prepared mask (batch, heads, text, text), bool or added to scores, with rows and columns for what follows the
-        text, whose rows see what the last token sees.
-
-        `position_ids` are those of the text and its padding.
-        """
-        length, num_padding = attention_mask.shape[-1], position_ids.shape[1] - attention_mask.shape[-1]
-        is_seen = torch.ones(num_padding, num_padding, dtype=torch.bool, device=attention_mask.device).tril()[None]
+    def _pool(
+        self, hidden_states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None, length: int
+    ) -> Tensor:
+        """(batch, keys, hidden) -> (batch, hidden), or (batch, text, hidden) with `pool_type="none"`."""
+        if self.config.pool_type == "none":
+            return hidden_states[:, :length]
         if self.config.pool_type == "cls":
-            # As in `_key_mask`: the padding after the text or, where there is no room for it, [CLS].
-            is_full = position_ids[:, length:] >= self.config.max_position_embeddings
-            is_seen = torch.cat([~is_full, is_full], dim=1)[:, None].expand(-1, 2, -1)
-        if attention_mask.dtype != torch.bool:
-            lowest = torch.finfo(attention_mask.dtype).min
-            is_seen = torch.zeros(is_seen.shape, device=is_seen.device).masked_fill(~is_seen, lowest)
-        hidden = False if attention_mask.dtype == torch.bool else lowest
-        extended = F.pad(attention_mask, (0, is_seen.shape[-1]), value=hidden)
-        rows = torch.cat(
-            [
-                attention_mask[:, :, -1:].expand(-1, -1, is_seen.shape[-1], -1),
-                is_seen.to(attention_mask.dtype)[:, None].expand(*attention_mask.shape[:2], -1, -1),
-            ],
-            dim=-1,
-        )
-        return torch.cat([extended, rows], dim=2)
-
-    def _pool(self, hidden_states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        """(batch, keys, hidden) -> (batch, hidden)."""
-        if self.config.pool_type in ("cls", "last"):
+            return self.final_layer_norm(hidden_states[:, -1])
+        if self.config.pool_type == "last":
             return hidden_states[:, -1]
         if self.config.pool_type == "first":
             if attention_mask is None or attention_mask.ndim == 4:
@@ -1018,49 +447,15 @@ class CoCaTextModel(CoCaPreTrainedModel):
             )
 
     @capture_outputs(tie_last_hidden_states=False)
-    def _encode(
-        self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        attention_mask: Tensor | None,
-        key_mask: Tensor | None,
-        position_ids: Tensor,
-        cache: Cache | None,
-        is_whole: bool,
-        **kwargs: Any,
+    def _run_layers(
+        self, hidden_states: Tensor, attention_mask: Any, cache: Cache | None, **kwargs: Any
     ) -> CoCaTextModelOutput:
-        """`forward` with all that it completes: a text that `is_whole` is pooled, one that a `cache` continues not."""
-        length, has_cls = position_ids.shape[1], is_whole and self.config.pool_type == "cls"
-        if is_whole:
-            num_padding = self._num_padding(length)
-            padding_positions = position_ids[:, -1:] + torch.arange(1, num_padding + 1, device=position_ids.device)
-            position_ids = torch.cat([position_ids, padding_positions], dim=1)
-            if attention_mask is not None and attention_mask.ndim == 4:
-                attention_mask = self._extend(attention_mask, position_ids)
-            else:
-                if input_ids is None and attention_mask is None:
-                    attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
-                key_mask = self._key_mask(input_ids, attention_mask, position_ids, length)
-        hidden_states = self.embeddings(
-            input_ids,
-            position_ids.clamp(max=self.config.max_position_embeddings - 1),
-            inputs_embeds,
-            num_padding=position_ids.shape[1] - length,
-            append_cls=has_cls,
-        )
-        mask = self._attention_mask(hidden_states, attention_mask, key_mask, cache)
+        """(batch, keys, hidden) -> states of all of them, of [CLS] too."""
         for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, cache=cache, **kwargs)
-
+            hidden_states = layer(hidden_states, attention_mask, cache=cache, **kwargs)
         if self.config.pool_type != "cls":
             hidden_states = self.final_layer_norm(hidden_states)
-        pooled = None
-        if is_whole and self.config.pool_type == "none":
-            pooled = hidden_states[:, :length]
-        elif is_whole:
-            pooled = self._pool(hidden_states, input_ids, attention_mask)
-            pooled = self.final_layer_norm(pooled) if has_cls else pooled
-        return CoCaTextModelOutput(last_hidden_state=hidden_states[:, :length], pooler_output=pooled, cache=cache)
+        return CoCaTextModelOutput(last_hidden_state=hidden_states, cache=cache)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
@@ -1101,35 +496,55 @@ class CoCaTextModel(CoCaPreTrainedModel):
         if position_ids is None:
             position_ids = text_position_ids(length, attention_mask, past_length, text.device)
         self._check_length(position_ids, past_length + length)
-        is_whole = cache is None
-        if use_cache and is_whole:
-            cache = DynamicCache()
-        outputs = self._encode(
-            input_ids,
-            inputs_embeds,
-            attention_mask,
-            key_mask,
-            position_ids,
-            cache,
-            is_whole,
-            return_dict=True,
-            **kwargs,
-        )
+        # One that may go on has no vector yet.
+        is_whole, num_padding, mask = cache is None, 0, attention_mask
         if is_whole:
-            self._cut_to_text(outputs, length)
-        return outputs
+            num_padding = self._num_padding(length)
+            padding_positions = position_ids[:, -1:] + torch.arange(1, num_padding + 1, device=text.device)
+            position_ids = torch.cat([position_ids, padding_positions], dim=1)
+            mask, key_mask = self._extended_masks(input_ids, text, attention_mask, position_ids)
+            cache = DynamicCache() if use_cache else None
+        hidden_states = self.embeddings(
+            input_ids,
+            position_ids.clamp(max=self.config.max_position_embeddings - 1),
+            inputs_embeds,
+            num_padding=num_padding,
+            append_cls=is_whole and self.config.pool_type == "cls",
+        )
+        mask = text_attention_mask(self.config, hidden_states, mask, key_mask, cache)
+        outputs = self._run_layers(hidden_states, mask, cache, return_dict=True, **kwargs)
+        if not is_whole:
+            return outputs
+        pooled = self._pool(outputs.last_hidden_state, input_ids, attention_mask, length)
+        return self._cut_to_text(outputs, pooled, length)
 
-    def _cut_to_text(self, outputs: CoCaTextModelOutput, length: int) -> None:
-        """Takes padding and [CLS], which are inside the tower only, from what is returned."""
-        if outputs.hidden_states is not None:
+    def _extended_masks(
+        self, input_ids: Tensor | None, text: Tensor, attention_mask: Tensor | None, position_ids: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The attention mask, if it is a prepared one, and else the key mask, of a text and what follows it."""
+        if attention_mask is not None and attention_mask.ndim == 4:
+            return extended_attention_mask(self.config, attention_mask, position_ids), None
+        if input_ids is None and attention_mask is None:
+            attention_mask = torch.ones(text.shape[:2], dtype=torch.long, device=text.device)
+        return attention_mask, text_key_mask(self.config, input_ids, attention_mask, position_ids, text.shape[1])
+
+    def _cut_to_text(self, outputs: CoCaTextModelOutput, pooled: Tensor, length: int) -> CoCaTextModelOutput:
+        """`outputs` with the text's vector, without padding and [CLS], which are inside the tower only."""
+        hidden_states, attentions, cache = outputs.hidden_states, outputs.attentions, outputs.cache
+        if hidden_states is not None:
             # Where only some were asked for, the others are None.
-            outputs.hidden_states = tuple(
-                None if states is None else states[:, :length] for states in outputs.hidden_states
-            )
-        if outputs.attentions is not None:
-            outputs.attentions = tuple(weights[:, :, :length, :length] for weights in outputs.attentions)
-        if outputs.cache is not None and outputs.cache.get_seq_length() > length:
-            outputs.cache.crop(length - outputs.cache.get_seq_length())
+            hidden_states = tuple(None if states is None else states[:, :length] for states in hidden_states)
+        if attentions is not None:
+            attentions = tuple(weights[:, :, :length, :length] for weights in attentions)
+        if cache is not None and cache.get_seq_length() > length:
+            cache.crop(length - cache.get_seq_length())
+        return CoCaTextModelOutput(
+            last_hidden_state=outputs.last_hidden_state[:, :length],
+            pooler_output=pooled,
+            hidden_states=hidden_states,
+            cache=cache,
+            attentions=attentions,
+        )
 
 
 class CoCaTextModelWithProjection(CoCaPreTrainedModel):
@@ -1515,18 +930,30 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         """Whether images and texts have a vector each, which a tower with `pool_type="none"` does not give."""
         return "none" not in (self.config.vision_config.pool_type, self.config.text_config.pool_type)
 
-    def _weigh(
-        self, contrastive_loss: Tensor, labels: Tensor | None, shift_labels: Tensor | None, num_items: Any
-    ) -> Tensor:
-        """Trainer adds up the losses of accumulated batches. Each counts by its share of their tokens, `num_items`."""
-        if num_items is None:
-            return contrastive_loss
-        predicted = labels[:, 1:] if shift_labels is None else shift_labels
-        return contrastive_loss * ((predicted != -100).sum() / num_items).to(contrastive_loss.device)
+    def _losses(
+        self,
+        caption_loss: Tensor | None,
+        contrastive_loss: Tensor | None,
+        labels: Tensor | None,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        ignore_index: int = -100,
+        **kwargs: Any,
+    ) -> dict[str, Tensor | None]:
+        """Both losses and their weighted sum, all (), as the output names them."""
+        loss = None if caption_loss is None else self.config.caption_loss_weight * caption_loss
+        if contrastive_loss is not None:
+            if num_items_in_batch is not None:
+                # Trainer adds up the losses of accumulated batches. Each counts by its share of their tokens.
+                predicted = labels[:, 1:] if shift_labels is None else shift_labels
+                share = (predicted != ignore_index).sum() / num_items_in_batch
+                contrastive_loss = contrastive_loss * share.to(contrastive_loss.device)
+            loss = loss + self.config.contrastive_loss_weight * contrastive_loss.to(loss.device)
+        return {"loss": loss, "caption_loss": caption_loss, "contrastive_loss": contrastive_loss}
 
-    def _text_of_labels(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _text_of_labels(self, labels: Tensor, ignore_index: int = -100) -> tuple[Tensor, Tensor]:
         """Ids and attention mask, both (rows, text), of labels that come without."""
-        is_token = labels != -100
+        is_token = labels != ignore_index
         return labels.masked_fill(~is_token, self.config.text_config.pad_token_id or 0), is_token.long()
 
     def _check_images(self, pixel_values: Tensor | None, encoded_images: Any, cache: Cache | None) -> None:
@@ -1534,6 +961,22 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             raise ValueError("Pass the images as pixel_values or as encoded_images, not both.")
         if pixel_values is None and encoded_images is None and not self.decoder.knows_images(cache):
             raise ValueError("Images are missing: pass pixel_values, as the processor prepares them.")
+
+    def _check_labels(
+        self, targets: Tensor | None, length: int, logits_to_keep: int | Tensor, num_items_in_batch: Any
+    ) -> None:
+        """`targets` are the labels, or those that are shifted already."""
+        if targets is None and num_items_in_batch is not None:
+            raise ValueError(
+                "labels are missing in training. Trainer takes them away for label_smoothing_factor and "
+                "compute_loss_func, which know nothing of CoCa's two losses: leave these out, or pass shift_labels."
+            )
+        kept = min(logits_to_keep or length, length) if isinstance(logits_to_keep, int) else len(logits_to_keep)
+        if targets is not None and targets.shape[1] != kept:
+            raise ValueError(
+                f"There are labels of {targets.shape[1]} positions for logits of {kept}: give every token of the text "
+                "a label, -100 where none counts, and leave logits_to_keep at 0."
+            )
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @merge_with_config_defaults
@@ -1605,16 +1048,12 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         >>> outputs.logits.shape[:2] == inputs["input_ids"].shape
         True
         ```"""
-        has_labels = labels is not None or kwargs.get("shift_labels") is not None
-        if kwargs.get("num_items_in_batch") is not None and not has_labels:
-            raise ValueError(
-                "labels are missing in training. Trainer takes them away for label_smoothing_factor and "
-                "compute_loss_func, which know nothing of CoCa's two losses: leave these out, or pass shift_labels."
-            )
         self._check_images(pixel_values, encoded_images, cache)
         if input_ids is None and inputs_embeds is None and labels is not None:
-            input_ids, attention_mask = self._text_of_labels(labels)
-        has_text = input_ids is not None or inputs_embeds is not None
+            input_ids, attention_mask = self._text_of_labels(labels, kwargs.get("ignore_index", -100))
+        targets, text = kwargs.get("shift_labels", labels), input_ids if inputs_embeds is None else inputs_embeds
+        length = 0 if text is None else text.shape[1]
+        self._check_labels(targets, length, logits_to_keep, kwargs.get("num_items_in_batch"))
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -1622,7 +1061,7 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             image_embeds=None if encoded_images is None else encoded_images.image_embeds,
-            return_loss=has_labels and cache is None and self._has_vectors() and return_loss is not False,
+            return_loss=targets is not None and cache is None and self._has_vectors() and return_loss is not False,
             loss_group=self._data_parallel_group(),
             interpolate_pos_encoding=interpolate_pos_encoding,
             cache=cache,
@@ -1632,10 +1071,10 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             **kwargs,
         )
         image_outputs, text_outputs = outputs.vision_model_output, outputs.text_model_output
-        if not has_text:
+        if text_outputs is None:
             return CoCaForCaptioningOutput(image_embeds=outputs.image_embeds, image_outputs=image_outputs)
         images = image_outputs if encoded_images is None else encoded_images
-        decoder_outputs = self.decoder(
+        decoded = self.decoder(
             text_outputs.last_hidden_state,
             None if images is None else images.image_tokens,
             attention_mask=attention_mask,
@@ -1643,87 +1082,23 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             return_dict=True,
             **kwargs,
         )
-        logits, caption_loss = self.score(decoder_outputs.last_hidden_state, labels, logits_to_keep, **kwargs)
-        loss, contrastive_loss = caption_loss, outputs.loss
-        if caption_loss is not None:
-            loss = self.config.caption_loss_weight * caption_loss
-        if contrastive_loss is not None:
-            contrastive_loss = self._weigh(
-                contrastive_loss, labels, kwargs.get("shift_labels"), kwargs.get("num_items_in_batch")
-            )
-            loss = loss + self.config.contrastive_loss_weight * contrastive_loss.to(loss.device)
+        logits, caption_loss = self.score(decoded.last_hidden_state, labels, logits_to_keep, **kwargs)
         return CoCaForCaptioningOutput(
-            loss=loss,
-            caption_loss=caption_loss,
-            contrastive_loss=contrastive_loss,
+            **self._losses(caption_loss, outputs.loss, labels, **kwargs),
             logits=logits,
             image_embeds=outputs.image_embeds,
             text_embeds=outputs.text_embeds,
             logits_per_image=outputs.logits_per_image,
-            cache=decoder_outputs.cache,
-            hidden_states=decoder_outputs.hidden_states,
-            attentions=decoder_outputs.attentions,
-            cross_attentions=decoder_outputs.cross_attentions,
+            cache=decoded.cache,
+            hidden_states=decoded.hidden_states,
+            attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
             text_model_output=text_outputs,
             image_outputs=image_outputs,
         )
 
 
-class _AsVector(ConversionOps):
-    """Gives a scalar of a checkpoint the shape (1,)."""
-
-    def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
-    ) -> dict[str, Any]:
-        ((_, tensors),) = input_dict.items()
-        tensor = tensors[0] if isinstance(tensors, list) else tensors
-        return {target_patterns[0]: tensor.reshape(1) if tensor.ndim == 0 else tensor}
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        return self
-
-
-class _AsGrid(ConversionOps):
-    """Gives position embeddings of a checkpoint the grid of a model that is loaded for another image size."""
-
-    def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
-    ) -> dict[str, Any]:
-        ((_, tensors),) = input_dict.items()
-        positions = tensors[0] if isinstance(tensors, list) else tensors
-        embeddings = kwargs["model"].get_submodule(
-            kwargs["full_layer_name"].removesuffix(".position_embedding.weight")
-        )
-        height, width = embeddings.config.grid_size
-        num_patches = positions.shape[0] - 1
-        # Of the old grid its number of patches is known. It is taken to have the proportions of the new one.
-        old_height = round(math.sqrt(num_patches * height / width))
-        is_grid = old_height > 0 and num_patches % old_height == 0
-        # A sharded model's are the shards that it wants already.
-        if num_patches != height * width and is_grid and embeddings.position_embedding.weight.is_meta:
-            positions = resize_positions(positions, (old_height, num_patches // old_height), (height, width))
-        return {target_patterns[0]: positions}
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        return self
-
-
-# How checkpoints load: towers from the folder of a whole model, positions for another image size, and scale and bias
-# that were scalars.
-for _name, _conversion in {
-    "CoCaVisionModel": [
-        PrefixChange(prefix_to_remove="model"),
-        PrefixChange(prefix_to_remove="vision_model"),
-        WeightConverter(*2 * ("embeddings.position_embedding.weight",), operations=[_AsGrid()]),
-    ],
-    "CoCaVisionModelWithProjection": [PrefixChange(prefix_to_remove="model")],
-    "CoCaTextModel": [PrefixChange(prefix_to_remove="model"), PrefixChange(prefix_to_remove="text_model")],
-    "CoCaTextModelWithProjection": [PrefixChange(prefix_to_remove="model")],
-    "CoCaModel": [WeightConverter(name, name, operations=[_AsVector()]) for name in ("logit_scale", "logit_bias")],
-}.items():
-    register_checkpoint_conversion_mapping(_name, _conversion, overwrite=True)
+register_conversions()
 
 
 __all__ = [

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 from ..configuration_coca import CoCaConfig, CoCaVisionConfig
 from ..image_processing_coca import CoCaImageProcessor
-from ..modeling_coca import CoCaForCaptioning, CoCaModel, resize_positions, sincos_positions
+from ..modeling_coca import CoCaForCaptioning, CoCaModel
+from ..positions_coca import resize_positions, sincos_positions
 from ..processing_coca import CoCaProcessor
 from . import conch
 from .card import write_card

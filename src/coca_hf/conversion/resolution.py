@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from ..configuration_coca import CoCaVisionConfig
-from ..modeling_coca import CoCaForCaptioning, CoCaModel, resize_positions
+from ..modeling_coca import CoCaForCaptioning, CoCaModel
+from ..positions_coca import resize_positions
 from ..processing_coca import CoCaProcessor
 from .errors import ConversionError
 

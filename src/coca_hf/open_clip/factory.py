@@ -20,7 +20,8 @@ from ..conversion.resolution import change_image_size, resized_text_positions
 from ..conversion.sources import find_beside, find_config, find_tokenizer, load_model_cfg, locate
 from ..conversion.tensors import open_tensors
 from ..image_processing_coca import CoCaImageProcessor
-from ..modeling_coca import CoCaForCaptioning, resize_positions
+from ..modeling_coca import CoCaForCaptioning
+from ..positions_coca import resize_positions
 from ..tokenization_coca import CoCaTokenizer
 from .model import CoCa
 from .tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer

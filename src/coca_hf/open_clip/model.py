@@ -25,7 +25,8 @@ from transformers.generation import (
 from ..conversion.model_config import CLIPTextCfg, CLIPVisionCfg, MultimodalCfg, config_of_parts
 from ..conversion.weights import entries
 from ..diverse_beam_search_coca import diverse_beam_search
-from ..modeling_coca import CoCaEncodedImages, CoCaForCaptioning
+from ..modeling_coca import CoCaForCaptioning
+from ..outputs_coca import CoCaEncodedImages
 from .towers import TextDecoder, TextTower, VisionTower
 
 
