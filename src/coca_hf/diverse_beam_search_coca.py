@@ -16,15 +16,36 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache
 from transformers.generation import (
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
     GenerateBeamDecoderOnlyOutput,
     GenerationConfig,
     GenerationMixin,
     LogitsProcessorList,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
     StoppingCriteriaList,
     StopStringCriteria,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 from transformers.utils import ModelOutput
+
+
+# The library's processors that look at each row by itself, so that a group's rows alone get the same scores.
+ROW_BY_ROW = {
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+}
 
 
 def use_diverse_beam_search(config: GenerationConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -232,9 +253,10 @@ def _propose(searches: _Searches, scores: Tensor, processors: LogitsProcessorLis
     """
     Candidates of all searches, and the scores that they come from.
 
-    The processors see the rows of all groups together, as they do in the library's beam search: some of them count
-    rows to find the image. With a penalty they are called for each group, since what a group is to pay depends on what
-    they leave to the groups before it, and the scores that they return for the other groups are not used.
+    With a penalty the processors are called for each group, since what a group is to pay depends on what they leave to
+    the groups before it. They see the group's rows where all of them are `ROW_BY_ROW`. Otherwise they see the rows of
+    all groups together, as in the library's beam search, since some count rows to find the image; the scores that they
+    return for the other groups are not used.
 
     Args:
         scores: (images * num_beams, vocabulary); changed in place.
@@ -244,20 +266,27 @@ def _propose(searches: _Searches, scores: Tensor, processors: LogitsProcessorLis
     """
     config, group_size = searches.config, searches.scores.shape[1]
     num_groups, penalty = config.num_beam_groups or 1, config.diversity_penalty or 0.0
-    grouped_scores = scores.view(-1, num_groups, group_size, scores.shape[-1])
+    grouped_rows, grouped_scores = (
+        part.view(-1, num_groups, group_size, part.shape[-1]) for part in (searches.rows, scores)
+    )
+    is_by_row = all(type(processor) in ROW_BY_ROW for processor in processors)
     proposals: list[_Candidates] = []
     processed_scores: list[Tensor] = []
     taken: list[Tensor] = []
     for group in range(num_groups):
+        own_scores = grouped_scores[:, group]
         if penalty and taken:
-            _penalize_taken(grouped_scores[:, group], taken, penalty)
-        if penalty or group == 0:
-            # A copy, for a processor may write into what it gets.
-            own_scores = scores.clone() if processors and penalty else scores
-            processed = processors(searches.rows, own_scores).view_as(grouped_scores)
-        candidates = searches.propose(processed[:, group], group)
+            _penalize_taken(own_scores, taken, penalty)
+        if penalty and is_by_row:
+            processed = processors(grouped_rows[:, group].flatten(0, 1), own_scores.flatten(0, 1)).view_as(own_scores)
+        else:
+            if penalty or group == 0:
+                # A copy, for a processor may write into what it gets.
+                all_processed = processors(searches.rows, scores.clone() if penalty else scores)
+            processed = all_processed.view_as(grouped_scores)[:, group]
+        candidates = searches.propose(processed, group)
         proposals.append(candidates)
-        processed_scores.append(processed[:, group])
+        processed_scores.append(processed)
         taken.append(_take(candidates.tokens, searches.going_on(searches.is_end(candidates.tokens))))
     merged = _Candidates(*(torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*proposals, strict=True)))
     return merged, processed_scores
@@ -385,7 +414,7 @@ def diverse_beam_search(
 
     Args:
         input_ids: (images * num_beams, prompt).
-        logits_processor: Called with the rows of all groups, once a step; once a group and step with a penalty.
+        logits_processor: Called once a step; with a penalty once a group and step.
         stopping_criteria: Each ends the hypotheses for which it is true.
         generation_config: `num_beams`, `num_beam_groups`, `diversity_penalty`, `length_penalty`, `early_stopping` and
             `num_return_sequences` apply.

@@ -66,6 +66,7 @@ def text_key_mask(
         # Padding on the right is seen, as by open_clip's towers without [CLS].
         keys = torch.arange(position_ids.shape[1], device=attention_mask.device)
         return keys >= num_left_padding(attention_mask)
+    assert config.pad_token_id is not None  # the config of a tower with [CLS] has one
     key_mask = token_key_mask(input_ids, attention_mask, config.pad_token_id)
     is_full = _is_full(config, position_ids, length)
     return torch.cat([key_mask[:, :-1], key_mask[:, -1:] & ~is_full, key_mask[:, -1:] & is_full], dim=1)

@@ -340,12 +340,9 @@ class CoCa(nn.Module):
         start = _as_ids(self.start_token_id if sot_token_id is None else sot_token_id, "sot_token_id", device)
         end = _as_ids(self.end_token_id if eos_token_id is None else eos_token_id, "eos_token_id", device)
         pad_token_id = self.pad_id if pad_token_id is None else pad_token_id
-        processors = LogitsProcessorList(
-            [
-                MinLengthLogitsProcessor(min_seq_len, end, device=device),
-                RepetitionPenaltyLogitsProcessor(float(repetition_penalty)),
-            ]
-        )
+        processors = LogitsProcessorList([MinLengthLogitsProcessor(min_seq_len, end, device=device)])
+        if repetition_penalty != 1:
+            processors.append(RepetitionPenaltyLogitsProcessor(float(repetition_penalty)))
         criteria = StoppingCriteriaList(
             [MaxLengthCriteria(max_length=seq_len)] if stopping_criteria is None else stopping_criteria
         )
