@@ -34,11 +34,12 @@ LEVELS = {
     "publishing": 1,
     "conversion": 1,
     "open_clip": 1,
+    "seeing": 1,
 }
 
 # Parts that the package's own `__init__` offers as `coca_hf.conversion` and so on. It is the front door: it names them
 # for type checkers, and imports one only when it is asked for.
-OFFERED = {"conversion", "open_clip", "publishing"}
+OFFERED = {"conversion", "open_clip", "publishing", "seeing"}
 
 
 def named(path: Path) -> str:

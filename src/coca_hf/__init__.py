@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from . import conversion, open_clip, publishing
+    from . import conversion, open_clip, publishing, seeing
     from .configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
     from .image_processing_coca import CoCaImageProcessor
     from .modeling_coca import (
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from .pipeline_coca import ImageToTextPipeline
     from .pipelines import pipeline
     from .processing_coca import CoCaProcessor
+    from .seeing import WordMap, overlay, similarity_map, word_maps
     from .tokenization_coca import CoCaTokenizer
 
 
-_PARTS = ("conversion", "open_clip", "publishing")
+_PARTS = ("conversion", "open_clip", "publishing", "seeing")
 _MODULES = {
     "CoCaConfig": "configuration_coca",
     "CoCaForCaptioning": "modeling_coca",
@@ -47,9 +48,13 @@ _MODULES = {
     "CoCaVisionModel": "modeling_coca",
     "CoCaVisionModelWithProjection": "modeling_coca",
     "ImageToTextPipeline": "pipeline_coca",
+    "WordMap": "seeing",
     "optimize_for_inference": "optimization",
     "optimize_for_training": "optimization",
+    "overlay": "seeing",
     "pipeline": "pipelines",
+    "similarity_map": "seeing",
+    "word_maps": "seeing",
 }
 
 __all__ = [
@@ -67,14 +72,19 @@ __all__ = [
     "CoCaVisionModel",
     "CoCaVisionModelWithProjection",
     "ImageToTextPipeline",
+    "WordMap",
     "bundled_model",
     "conversion",
     "example_images",
     "open_clip",
     "optimize_for_inference",
     "optimize_for_training",
+    "overlay",
     "pipeline",
     "publishing",
+    "seeing",
+    "similarity_map",
+    "word_maps",
 ]
 
 

@@ -1,0 +1,22 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Where a model looks: for each word of a caption, and for a text that an image is compared with."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from .maps import WordMap, similarity_map, word_maps
+    from .pictures import overlay
+
+
+_MODULES = {"WordMap": "maps", "overlay": "pictures", "similarity_map": "maps", "word_maps": "maps"}
+
+__all__ = ["WordMap", "overlay", "similarity_map", "word_maps"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
