@@ -130,7 +130,7 @@ def test_a_patch_lies_where_the_processor_puts_what_is_there(settings, size):
     ImageDraw.Draw(image).ellipse((mark[0] - 6, mark[1] - 6, mark[0] + 6, mark[1] + 6), fill="white")
     pixels = processor(images=image, do_normalize=False, return_tensors="np")["pixel_values"][0].mean(axis=0)
     grid = pixels.reshape(20, 4, 20, 4).mean(axis=(1, 3))
-    placement = place_patches(image, processor, (80, 80), (20, 20), (4, 4))
+    placement = place_patches((height, width), processor, (80, 80), (20, 20), (4, 4))
     heat = placement.heat(grid)
     y, x = np.indices(heat.shape)
     found = (x * heat).sum(), (y * heat).sum()

@@ -148,5 +148,5 @@ class _Batch:
         results = clock.timed(task, self.prepared, self.places) if self.prepared else []
         for (index, picture), result in zip(self.pictures.items(), results, strict=True):
             image = self.records[index].image
-            self.records[index] = Record(image, result.fields, None, result.embedding, picture)
+            self.records[index] = Record(image, result.fields, None, result.embedding, picture, result.maps)
         return Chunk(self.block, self.start, self.records, is_last, self.bookmark)

@@ -358,7 +358,8 @@ class _Run:
         """Whether all that a record holds is in the first output, a line each."""
         row = format_of(place.home, self.job.makes)
         others = any(each.content != "records" for each in self.outputs)
-        return row.suffix == ".jsonl" and not others and "embeddings" not in self.job.makes and not self.is_shared
+        is_all = not others and self.job.makes.isdisjoint({"embeddings", "maps"})
+        return row.suffix == ".jsonl" and is_all and not self.is_shared
 
     def _adopt_lines(self, place: _Place, plan: Plan) -> None:
         """The records that the first output holds, of a finished run over fewer or other inputs, go into the log."""
@@ -470,7 +471,7 @@ class _Run:
 
     @property
     def _wants_pictures(self) -> bool:
-        return any(each.content == "report" for each in self.outputs)
+        return "maps" in self.job.makes or any(each.content == "report" for each in self.outputs)
 
     def _number_of_workers(self, plan: Plan) -> int:
         if not plan.readable:

@@ -65,7 +65,8 @@ class Record:
     """What became of one input: a result or an `error`.
 
     A result is `fields`, for example `{"caption": TEXT}`, and `embedding`, float32 (dimensions,), where they were
-    asked for. `picture` is a small JPEG file for the report, `content` as that of an `Input`.
+    asked for. `picture` is a small JPEG file for the report, `maps` what `packed_maps` made of where each word looks,
+    `content` as that of an `Input`.
     """
 
     image: str
@@ -73,6 +74,7 @@ class Record:
     error: str | None = None
     embedding: "np.ndarray | None" = None
     picture: bytes | None = None
+    maps: bytes | None = None
     content: bytes | Span | None = None
 
     def line(self) -> dict[str, Any]:

@@ -17,10 +17,11 @@ MadeWith = dict[str, Any]
 
 @dataclass(frozen=True)
 class Result:
-    """Of one image; `fields` and `embedding` as in a `Record`."""
+    """Of one image; `fields`, `embedding` and `maps` as in a `Record`."""
 
     fields: dict[str, Any]
     embedding: Any = None
+    maps: bytes | None = None
 
 
 class Task(Protocol):
@@ -101,26 +102,31 @@ class CaptionOptions:
 
 @dataclass(frozen=True)
 class CaptionJob:
-    """Captions, and with `embeddings` the images' embeddings from the same pass."""
+    """Captions, with `embeddings` the images' embeddings from the same pass, and with `maps` where each word looks.
+
+    A model without attentional pooling has no maps, and its captions come without.
+    """
 
     choice: ModelChoice
     options: CaptionOptions = field(default_factory=CaptionOptions)
     embeddings: bool = False
+    maps: bool = False
 
     @property
     def makes(self) -> frozenset[str]:
         """What its records hold."""
-        return frozenset({"captions", "embeddings"} if self.embeddings else {"captions"})
+        more = {"embeddings": self.embeddings, "maps": self.maps}
+        return frozenset({"captions", *(name for name, wanted in more.items() if wanted)})
 
     def load(self) -> Task:
         """Raises `ModelError`."""
         from .tasks import CaptionTask
 
-        return CaptionTask(self.choice, self.options, embeddings=self.embeddings)
+        return CaptionTask(self.choice, self.options, embeddings=self.embeddings, maps=self.maps)
 
     def made_with(self) -> MadeWith:
         """Raises `ModelError` where the model's files cannot be read."""
-        extra = {"embeddings": True} if self.embeddings else {}
+        extra = dict.fromkeys(sorted(self.makes - {"captions"}), True)
         return _made_with("caption", self.choice, {**self.options.given(), **extra})
 
 

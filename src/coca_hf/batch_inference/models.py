@@ -85,8 +85,9 @@ def check_device(device: str) -> None:
         raise ModelError(f"no such device: {device!r}. Give auto, cpu, cuda, cuda:1 or the like, mps or xpu")
 
 
-def check_model(name: str, *, captions: bool) -> None:
-    """Raises `ModelError` unless `name` can be a CoCa model, and one with a decoder where it is to write `captions`.
+def check_model(name: str, *, captions: bool, maps: bool = False) -> None:
+    """Raises `ModelError` unless `name` can be a CoCa model, one with a decoder where it is to write `captions`, and
+    one with attention to show where `maps` of words are wanted.
 
     Of a folder, its configuration is read; a Hub id is believed, for asking the Hub takes a network.
     """
@@ -101,6 +102,8 @@ def check_model(name: str, *, captions: bool) -> None:
         raise ModelError(f"the model in {name!r} has no decoder, so it cannot write captions")
     if captions and (config.get("text_config") or {}).get("is_causal") is False:
         raise ModelError(f"the model in {name!r} reads text in both directions, so it cannot write captions")
+    if maps and (config.get("vision_config") or {}).get("attentional_pooling") == "none":
+        raise ModelError(f"the model in {name!r} has no attentional pooler, so it has no attention to show in maps")
 
 
 def _read_config(folder: str) -> dict[str, Any]:

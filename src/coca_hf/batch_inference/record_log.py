@@ -8,8 +8,8 @@ finds out from the folder what is left to do. An entry is
 
     a line of JSON    which block, the number of its first record, how many there are, and the lengths and the checksum
                       of what follows
-    lines of JSON     a record each: `{"image": ..., "fields": ..., "error": ..., "sizes": [embedding, picture]}`
-    bytes             embeddings (float32, little-endian) and pictures (JPEG), in the records' order
+    lines of JSON     a record each: `{"image": ..., "fields": ..., "error": ..., "sizes": [embedding, picture, maps]}`
+    bytes             embeddings (float32, little-endian), pictures (JPEG) and maps, in the records' order
 
 `run.json` in the folder says what the records are made with. All processes see the folder under the same name.
 """
@@ -22,7 +22,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -329,10 +329,11 @@ def _encode(chunks: Sequence[Chunk]) -> bytes:
     for record in records:
         embedding = b"" if record.embedding is None else record.embedding.astype("<f4").tobytes()
         picture = record.picture or b""
-        sizes = [len(embedding), len(picture)]
+        maps = record.maps or b""
+        sizes = [len(embedding), len(picture), len(maps)]
         content = {"image": record.image, "fields": dict(record.fields), "error": record.error, "sizes": sizes}
         lines.append(json.dumps(content) + "\n")
-        blobs += [embedding, picture]
+        blobs += [embedding, picture, maps]
     text, data = "".join(lines).encode("ascii"), b"".join(blobs)
     header = {
         "block": chunks[0].block.name,
@@ -349,13 +350,14 @@ def _encode(chunks: Sequence[Chunk]) -> bytes:
 
 
 def _decode(line: Mapping[str, Any], blobs: BinaryIO) -> Record:
-    vector, picture = (blobs.read(size) if size else None for size in line["sizes"])
+    # Two sizes are those of a log from before there were maps.
+    vector, picture, maps = (blobs.read(size) if size else None for size in (*line["sizes"], 0)[:3])
     embedding = None
     if vector is not None:
         import numpy as np
 
         embedding = np.frombuffer(vector, dtype="<f4")
-    return Record(line["image"], line["fields"], line["error"], embedding, picture)
+    return Record(line["image"], line["fields"], line["error"], embedding, picture, maps)
 
 
 @dataclass
@@ -386,4 +388,4 @@ class LoggedRecords:
             for record in self.log.records(block):
                 item = next(items, None)
                 content = item.content if item is not None and item.path == record.image else None
-                yield Record(record.image, record.fields, record.error, record.embedding, record.picture, content)
+                yield replace(record, content=content)

@@ -13,6 +13,8 @@ from typing import Any
 from PIL import Image
 
 from .files import AsideFile
+from .inputs import Record
+from .maps import unpacked_maps
 from .record_log import LoggedRecords
 from .wording import count, printable
 
@@ -35,14 +37,9 @@ def is_report(path: str) -> bool:
 def report_picture(image: Image.Image) -> bytes:
     """`image` as a small JPEG file, transparent parts white."""
     # Here, because it brings torch along, and a command may end before it needs that.
-    from ..image_processing_coca import eight_bit
+    from ..seeing.pictures import opaque
 
-    image = eight_bit(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(background, image)
-    image = image.convert("RGB")
+    image = opaque(image)
     scale = min(1, PICTURE_SIDE / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     file = io.BytesIO()
@@ -68,7 +65,18 @@ def write_report(records: LoggedRecords, path: str, facts: Mapping[str, str]) ->
         facts=facts,
         records=records,
         number_failed=records.failed,
+        maps=_maps,
     )
+
+
+def _maps(record: Record) -> list[tuple[str, bytes]]:
+    """The words of a caption, and for each the map that lies over the picture, as a PNG file."""
+    from ..seeing.pictures import veil
+
+    shown = [(word, veil(small)) for word, small in unpacked_maps(record.maps)]
+    # Where the caption is longer than the model's context, the rest has no maps.
+    rest = str(record.fields.get("caption", "")).split()[len(shown) :]
+    return [*shown, *((word, b"") for word in rest)] if shown else []
 
 
 def write_page(

@@ -5,6 +5,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from ..image_processing_coca import CoCaImageProcessor, resized_size, target_size
 from .errors import MemoryOnDeviceError, ModelError
 from .jobs import CaptionOptions, Result
+from .maps import packed_maps
 from .models import ModelChoice, load_config, load_model, load_processor
 from .sampling import RandomChoice, seed_of
 
@@ -77,6 +79,13 @@ class Preparer:
         return (pixels - shift) / scale
 
 
+class SizedPreparer(Preparer):
+    """As `Preparer`, each array with the (height, width) of its image, which maps of it need."""
+
+    def __call__(self, image: Image.Image) -> Any:
+        return super().__call__(image), (image.height, image.width)
+
+
 class _ImageTask:
     prepare: Preparer
     model: Any
@@ -92,18 +101,20 @@ class _ImageTask:
 
 
 class CaptionTask(_ImageTask):
-    """`{"caption": TEXT}` for each image, with `embeddings` its L2-normalised embedding too, from one pass.
+    """`{"caption": TEXT}` for each image, with `embeddings` its L2-normalised embedding too, from one pass, and with
+    `maps` where each word looks, if the model has attentional pooling.
 
     Raises `ModelError`, also where the prompt leaves no room for what is asked.
     """
 
-    def __init__(self, choice: ModelChoice, options: CaptionOptions, *, embeddings: bool = False):
+    def __init__(self, choice: ModelChoice, options: CaptionOptions, *, embeddings: bool = False, maps: bool = False):
         config = load_config(choice)
         if embeddings:
             _require_one_vector(choice, config, parts=("vision",))
         self.embeddings = embeddings
+        self.maps = maps and config.vision_config.attentional_pooling != "none"
         self.processor = load_processor(choice)
-        self.prepare = Preparer(self.processor, exact=choice.is_exact)
+        self.prepare = (SizedPreparer if self.maps else Preparer)(self.processor, exact=choice.is_exact)
         self.arguments = options.generation_arguments()
         prompt_length = 1
         if options.prompt is not None:
@@ -122,7 +133,10 @@ class CaptionTask(_ImageTask):
         # Without a seed a run is to differ from every other.
         self.seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(8), "little")
 
-    def process(self, prepared: list[np.ndarray], places: Sequence[tuple[int, int]]) -> list[Result]:
+    def process(self, prepared: list[Any], places: Sequence[tuple[int, int]]) -> list[Result]:
+        sizes: Sequence[tuple[int, int]] = ()
+        if self.maps:
+            prepared, sizes = map(list, zip(*prepared, strict=True))
         with _inference(len(prepared)):
             pixel_values = self.pixel_values(prepared)
             if not self._samples:
@@ -132,7 +146,25 @@ class CaptionTask(_ImageTask):
             else:
                 choose = RandomChoice(self.model.generation_config, self.options, self.seed, places)
                 results = [self._generate(pixel_values, logits_processor=[choose], do_sample=False)]
-        return [result for batch in results for result in batch]
+            flat = [result for batch in results for result in batch]
+            return self._with_maps(flat, pixel_values, sizes) if self.maps else flat
+
+    def _with_maps(
+        self, results: list[Result], pixel_values: Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> list[Result]:
+        from ..seeing.maps import IMAGES_AT_ONCE, place, see_pixels
+        from ..seeing.words import written_words
+
+        config, tokenizer = self.model.config, self.processor.tokenizer
+        context = config.text_config.max_position_embeddings
+        words = [written_words(str(result.fields["caption"]), tokenizer, context) for result in results]
+        placements = [place(self.processor, size, pixel_values, config.vision_config) for size in sizes]
+        seen = []
+        for start in range(0, len(results), IMAGES_AT_ONCE):
+            chunk = slice(start, start + IMAGES_AT_ONCE)
+            seen += see_pixels(self.model, pixel_values[chunk], words[chunk], placements[chunk])
+        pairs = zip(results, seen, strict=True)
+        return [replace(result, maps=packed_maps(each.small_maps())) for result, each in pairs]
 
     @property
     def _samples(self) -> bool:

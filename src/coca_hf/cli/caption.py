@@ -18,8 +18,11 @@ def caption(
         str | None, option("Records to a .jsonl, .parquet or .tar; - for stdout.", "FILE", "--output", "-o")
     ] = None,
     embeddings: Annotated[str | None, option("Embeddings as well, to a .npy or .parquet.", "FILE")] = None,
-    report: Annotated[str | None, option("Also make a page of pictures and captions.", "FILE.html")] = None,
-    sidecar: Annotated[bool, option("Also a .txt beside each image; see --help-more.", None, "--sidecar")] = False,
+    report: Annotated[str | None, option("Also a page of pictures, captions and maps.", "FILE.html")] = None,
+    maps: Annotated[str | None, option("A picture an image of where each word looks.", "FOLDER")] = None,
+    sidecar: Annotated[
+        bool, more_option("Also a .txt beside each image, if there is none.", None, "--sidecar")
+    ] = False,
     prompt: Annotated[str | None, option("Begin every caption with these words.", "TEXT")] = None,
     max_new_tokens: Annotated[int | None, option("Stop after N tokens.", "N")] = None,
     num_beams: Annotated[int | None, option("Beam search with N beams.", "N")] = None,
@@ -52,8 +55,13 @@ def caption(
         others.append(Output(report, "report", _facts(images.model, options)))
     go_through(
         images,
-        lambda: CaptionJob(images.choice(captions=True), options, embeddings is not None),
-        Destination(output, others, sidecar=sidecar, overwrite=overwrite),
+        lambda: CaptionJob(
+            images.choice(captions=True, maps=maps is not None),
+            options,
+            embeddings=embeddings is not None,
+            maps=maps is not None or report is not None,
+        ),
+        Destination(output, others, sidecar=sidecar, overwrite=overwrite, maps=maps),
         text=lambda fields: str(fields["caption"]),
     )
 

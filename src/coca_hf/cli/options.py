@@ -107,7 +107,7 @@ class ImageOptions:
         address = None if self.ray == "local" else self.ray
         return RayOptions(address, self.ray_workers, self.ray_gpus, self.ray_cpus)
 
-    def choice(self, *, captions: bool) -> ModelChoice:
+    def choice(self, *, captions: bool, maps: bool = False) -> ModelChoice:
         with as_usage_error():
             check_device(self.device)
             model = self.model
@@ -115,7 +115,7 @@ class ImageOptions:
                 import coca_hf
 
                 model = str(coca_hf.bundled_model())
-            check_model(model, captions=captions)
+            check_model(model, captions=captions, maps=maps)
         return ModelChoice(model, self.device, self.dtype)
 
 

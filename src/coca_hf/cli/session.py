@@ -16,6 +16,7 @@ from ..batch_inference.engine import RunInterrupted, Summary, check_run, process
 from ..batch_inference.errors import MemoryOnDeviceError, ModelError, OutputError
 from ..batch_inference.inputs import Input, Record
 from ..batch_inference.jobs import Job, MadeWith
+from ..batch_inference.maps import MapSheets
 from ..batch_inference.outputs import (
     Output,
     RecordSink,
@@ -33,7 +34,8 @@ from .options import ImageOptions
 
 @dataclass(frozen=True)
 class Destination:
-    """Where results go: records to `output`, None for lines of text on stdout, and `others` beside.
+    """Where results go: records to `output`, None for lines of text on stdout, and `others` beside; pictures of where
+    words look to the folder `maps`.
 
     Without `lines`, nothing goes to stdout.
     """
@@ -43,6 +45,7 @@ class Destination:
     sidecar: bool = False
     overwrite: bool = False
     lines: bool = True
+    maps: str | None = None
 
     @property
     def streams_output(self) -> bool:
@@ -62,6 +65,11 @@ class Destination:
             streams.append(_Lines(text))
         if self.sidecar:
             streams.append(Sidecars(replace=self.overwrite))
+        if self.maps is not None:
+            sheets = MapSheets(self.maps)
+            with as_usage_error():
+                sheets.check()
+            streams.append(sheets)
         return streams
 
 
@@ -230,6 +238,9 @@ def _summary(
         kept = sidecars.kept + passed_over
         also = f", {count(kept, 'existing one')} kept; --overwrite replaces them" if kept else ""
         yield f"{count(sidecars.written, 'caption')} written beside the images{also}"
+    sheets = next((stream for stream in streams if isinstance(stream, MapSheets)), None)
+    if sheets is not None:
+        yield f"{count(sheets.written, 'picture')} of where the words look, in {sheets.folder}"
     if not destination.outputs:
         return
     failed = f", {summary.failed:,} failed," if summary.failed else ""

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Heat maps of words and of texts, from attention weights; docs/seeing.md has what was tried, and how well it points.
 
-A, L, H, Q, K in shapes: images, layers, heads, image tokens, tokens of the vision tower (class token and patches).
+H, Q, K in shapes: heads, image tokens, tokens of the vision tower (class token and patches).
 """
 
 import os
@@ -17,15 +17,19 @@ from torch.nn import functional as F
 
 from ..image_processing_coca import open_image
 from .attention import Weights, kept_weights
-from .placement import Placement, place_patches
-from .words import Words, split_words
+from .pictures import small_map
+from .placement import Placement, orientation_of, place_patches
+from .words import Words, split_words, written_words
 
 
 Method = Literal["contrast", "attention"]
 Picture: TypeAlias = "Image.Image | str | os.PathLike[str]"
 
 # Memory of a large model's attention weights, and no more speed beyond.
-_IMAGES_AT_ONCE = 16
+IMAGES_AT_ONCE = 16
+
+# Pixels of the longer side of a map that is stretched over a picture: twice as many as patches in a large model.
+_SMALL_SIDE = 48
 
 # How much of the mean over a caption's words is taken from each of them. With all of it, words that look at the same
 # place, as those of "red circle" do, would be left with nothing but noise.
@@ -45,13 +49,22 @@ class WordMap(NamedTuple):
 class Seen(NamedTuple):
     """The words of one image's caption, and for each the values of the patches: float32 (words, rows, columns)."""
 
-    caption: str
     words: tuple[str, ...]
     grids: np.ndarray
     placement: Placement
 
     def maps(self) -> list[WordMap]:
         return [WordMap(word, self.placement.heat(grid)) for word, grid in zip(self.words, self.grids, strict=True)]
+
+    def small_maps(self) -> list[tuple[str, bytes]]:
+        """Each word, and its map of the upright image as `small_map` makes a file of it."""
+        height, width = self.placement.upright_size
+        scale = min(1, _SMALL_SIDE / max(height, width))
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        return [
+            (word, small_map(self.placement.upright_heat(grid, size)))
+            for word, grid in zip(self.words, self.grids, strict=True)
+        ]
 
 
 def word_maps(
@@ -119,8 +132,8 @@ def see_words(
     for words in split:
         _check_length(words, captioner.config)
     seen: list[Seen] = []
-    for start in range(0, len(images), _IMAGES_AT_ONCE):
-        chunk = slice(start, start + _IMAGES_AT_ONCE)
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        chunk = slice(start, start + IMAGES_AT_ONCE)
         seen += _see_batch(captioner, processor, [_opened(each) for each in images[chunk]], split[chunk], method)
     return seen
 
@@ -167,8 +180,8 @@ def similarity_map(model: Any, processor: Any, image: Any, text: str | Sequence[
     for each in texts:
         split_words(each or "", processor.tokenizer)
     heats: list[np.ndarray] = []
-    for start in range(0, len(images), _IMAGES_AT_ONCE):
-        chunk = slice(start, start + _IMAGES_AT_ONCE)
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        chunk = slice(start, start + IMAGES_AT_ONCE)
         heats += _similarity_batch(towers, processor, images[chunk], texts[chunk])
     return heats if is_list else heats[0]
 
@@ -220,14 +233,24 @@ def _pixel_values(processor: Any, images: list[Image.Image], towers: Any) -> Ten
     return pixel_values.to(towers.device, towers.dtype)
 
 
-def _placements(processor: Any, images: list[Image.Image], pixel_values: Tensor, towers: Any) -> Iterator[Placement]:
-    config = towers.config.vision_config
-    patch = config.patch_size
+def _placements(
+    processor: Any, images: list[Image.Image], pixel_values: Tensor, vision_config: Any
+) -> Iterator[Placement]:
+    for image in images:
+        # Turned as it loads, where it is a TIFF file.
+        orientation = orientation_of(image)
+        yield place(processor, (image.height, image.width), pixel_values, vision_config, orientation)
+
+
+def place(
+    processor: Any, size: tuple[int, int], pixel_values: Tensor, vision_config: Any, orientation: int = 1
+) -> Placement:
+    """Of an image of `size` (height, width) that `processor` made a row of `pixel_values` of."""
+    patch = vision_config.patch_size
     patch_size = (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
     pixels = (pixel_values.shape[-2], pixel_values.shape[-1])
     image_processor = getattr(processor, "image_processor", processor)
-    for image in images:
-        yield place_patches(image, image_processor, pixels, config.grid_size, patch_size)
+    return place_patches(size, image_processor, pixels, vision_config.grid_size, patch_size, orientation)
 
 
 # --- words ---
@@ -237,35 +260,38 @@ def _see_batch(
     captioner: Any, processor: Any, images: list[Image.Image], split: Sequence[Words | None], method: Method
 ) -> list[Seen]:
     pixel_values = _pixel_values(processor, images, captioner)
-    captions, all_words = _captions(captioner, processor, pixel_values, split)
+    captions = _captions(captioner, processor, pixel_values, split)
+    placements = _placements(processor, images, pixel_values, captioner.config.vision_config)
+    return see_pixels(captioner, pixel_values, captions, list(placements), method)
+
+
+def see_pixels(
+    captioner: Any,
+    pixel_values: Tensor,
+    captions: Sequence[Words],
+    placements: Sequence[Placement],
+    method: Method = "contrast",
+) -> list[Seen]:
+    """`see_words` of images that are prepared, in one batch: (images, channels, height, width)."""
     with torch.no_grad():
-        attention = _attention_to_patches(captioner, pixel_values, all_words, method)  # (images, text, K - 1)
-    placements = _placements(processor, images, pixel_values, captioner.model)
-    seen = []
-    for caption, words, rows, placement in zip(captions, all_words, attention, placements, strict=True):
-        grids = _word_grids(rows, words, placement, method)
-        seen.append(Seen(caption, words.words, grids, placement))
-    return seen
+        attention = _attention_to_patches(captioner, pixel_values, captions, method)  # (images, text, K - 1)
+    grids = (_word_grids(*each, method) for each in zip(attention, captions, placements, strict=True))
+    return [Seen(*each) for each in zip((words.words for words in captions), grids, placements, strict=True)]
 
 
-def _captions(
-    captioner: Any, processor: Any, pixel_values: Tensor, split: Sequence[Words | None]
-) -> tuple[list[str], list[Words]]:
-    """The captions that were not given, written by the model, and the words of all."""
+def _captions(captioner: Any, processor: Any, pixel_values: Tensor, split: Sequence[Words | None]) -> list[Words]:
+    """The words of the captions that are given, and of those that the model writes."""
     missing = [index for index, words in enumerate(split) if words is None]
-    words = list(split)
-    captions = ["" if each is None else " ".join(each.words) for each in words]
+    captions = dict(enumerate(split))
     if missing:
         written = captioner.generate(pixel_values=pixel_values[missing])
         for index, text in zip(missing, processor.batch_decode(written, skip_special_tokens=True), strict=True):
-            captions[index] = " ".join(text.split())
-            has_words = any(character.isalnum() for character in text)
-            words[index] = split_words(text, processor.tokenizer) if has_words else None
-    start = captioner.config.text_config.bos_token_id
-    return captions, [Words((), (start,), ()) if each is None else each for each in words]
+            context = captioner.config.text_config.max_position_embeddings
+            captions[index] = written_words(text, processor.tokenizer, context)
+    return [words for words in captions.values() if words is not None]
 
 
-def _attention_to_patches(captioner: Any, pixel_values: Tensor, all_words: list[Words], method: Method) -> Tensor:
+def _attention_to_patches(captioner: Any, pixel_values: Tensor, all_words: Sequence[Words], method: Method) -> Tensor:
     """-> float32 (images, text, patches), each row of it what the next token was predicted from."""
     longest = max(len(words.token_ids) for words in all_words)
     input_ids = torch.zeros(len(all_words), longest, dtype=torch.long)
@@ -367,6 +393,6 @@ def _similarity_batch(
     if vision.config.attentional_pooling == "cascade":  # whose keys are the image tokens
         to_tokens = to_tokens @ _image_token_attention(vision, weights)
     to_patches = (to_tokens @ _last_layer(vision, weights).to(to_tokens.device))[:, 0, 1:].cpu().numpy()
-    for values, placement in zip(to_patches, _placements(processor, images, pixel_values, towers), strict=True):
+    for values, placement in zip(to_patches, _placements(processor, images, pixel_values, vision.config), strict=True):
         covered = placement.covered
         yield placement.heat(_normalised(values.reshape(covered.shape), covered))

@@ -112,20 +112,24 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def place_patches(
-    image: Image.Image, processor: Any, pixels: tuple[int, int], grid: tuple[int, int], patch_size: tuple[int, int]
+    size: tuple[int, int],
+    processor: Any,
+    pixels: tuple[int, int],
+    grid: tuple[int, int],
+    patch_size: tuple[int, int],
+    orientation: int = 1,
 ) -> Placement:
     """
     Where the patches lie that a model sees of an image.
 
     Args:
-        image: As it is given to the processor.
+        size: (height, width) of the image, as it is given to the processor.
         processor: `CoCaImageProcessor`, whose settings say how it resizes, crops and fills up.
         pixels: (height, width) of `pixel_values`.
         grid: Patches in them, (rows, columns).
         patch_size: (height, width) of a patch.
+        orientation: Of the image, see `orientation_of`.
     """
-    orientation = orientation_of(image)
-    size = (image.height, image.width)
     resized = size if orientation < 5 else size[::-1]
     if processor.do_resize:
         resized = resized_size(resized, target_size(processor.size), processor.resize_mode)

@@ -24,6 +24,19 @@ class Words:
     spans: tuple[tuple[int, int], ...]
 
 
+def written_words(text: str, tokenizer: Any, context: int) -> Words:
+    """
+    `split_words` of a caption that a model wrote, which may be without words.
+
+    Encoded again it may be longer than what was written: words beyond the `context` are left out.
+    """
+    if not any(character.isalnum() for character in text):
+        return Words((), (tokenizer.bos_token_id,), ())
+    found = split_words(text, tokenizer)
+    number = sum(end <= context for _, end in found.spans)
+    return Words(found.words[:number], found.token_ids[:context], found.spans[:number])
+
+
 def split_words(text: str, tokenizer: Any) -> Words:
     """
     Words are what white space separates, with the punctuation that is written onto them.
