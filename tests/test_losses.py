@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
 
+from coca_hf import optimize_for_training
 from coca_hf.losses_coca import contrastive_loss
 from own_process import run_together
 from tiny import END, PAD, START, tiny_captioner
@@ -93,6 +94,38 @@ def test_texts_that_cannot_be_shared_out_among_the_images_are_refused():
     batch = make_batch(4)
     with pytest.raises(ValueError, match="4 texts for 3 images: give each image as many"):
         tiny_captioner()(**{**batch, "pixel_values": batch["pixel_values"][:3]})
+
+
+# --- labels ---
+
+
+def test_the_contrastive_loss_counts_by_its_share_of_the_tokens_whatever_stands_for_none():
+    model, batch = tiny_captioner(), make_batch(3)
+    expected = model(**batch, num_items_in_batch=40)
+    labels = batch["labels"].masked_fill(batch["labels"] == -100, 3)
+    found = model(**{**batch, "labels": labels}, ignore_index=3, num_items_in_batch=40)
+    assert (batch["labels"] == 3).sum() == 0
+    torch.testing.assert_close(found.contrastive_loss, expected.contrastive_loss)
+    torch.testing.assert_close(found.loss, expected.loss)
+
+
+def test_a_text_is_that_of_its_labels_whatever_stands_for_none():
+    model, batch = tiny_captioner(), make_batch(3)
+    pixel_values, labels = batch["pixel_values"], batch["labels"]
+    expected = model(pixel_values=pixel_values, labels=labels)
+    found = model(pixel_values=pixel_values, labels=labels.masked_fill(labels == -100, 3), ignore_index=3)
+    torch.testing.assert_close(found.loss, expected.loss)
+
+
+@pytest.mark.parametrize("given", [{"logits_to_keep": 1}, {"logits_to_keep": torch.tensor([0, 2])}, {"labels": 5}])
+@pytest.mark.parametrize("is_optimized", [False, True])
+def test_labels_of_another_length_than_the_logits_are_refused(given, is_optimized):
+    model, batch = tiny_captioner().train(), make_batch(3)
+    model = optimize_for_training(model) if is_optimized else model
+    if "labels" in given:
+        given = {"labels": batch["labels"][:, : given["labels"]]}
+    with pytest.raises(ValueError, match=r"labels have \d positions, and there are logits of \d"):
+        model(**{**batch, **given})
 
 
 # --- scale, bias and precision ---

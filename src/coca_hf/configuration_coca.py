@@ -47,6 +47,20 @@ class _CoCaPreTrainedConfig(PreTrainedConfig):
 
     _auto_class = "AutoConfig"
 
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As the library's, which takes the defaults where there is no configuration; this one refuses that."""
+        content, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if "model_type" not in content:
+            raise OSError(
+                f"'{pretrained_model_name_or_path}' has no CoCa configuration: there is no config.json with a "
+                "model_type. If it holds an open_clip checkpoint, convert it first: "
+                f"coca-hf convert {pretrained_model_name_or_path} FOLDER"
+            )
+        return content, unused
+
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> None:
@@ -277,8 +291,8 @@ class CoCaVisionConfig(_CoCaProjectedTowerConfig):
         return self.hidden_size if self.attentional_pooling == "none" else self.pooler_hidden_size
 
     @property
-    def pooled_hidden_size(self) -> int:
-        """Width of the pooled vector before its projection."""
+    def contrastive_hidden_size(self) -> int:
+        """Width of the contrastive vector before its projection."""
         return self.contrastive_pooler_hidden_size or self.image_tokens_hidden_size
 
 

@@ -193,15 +193,7 @@ class CoCaPreTrainedModel(CoCaModelCardMixin, PreTrainedModel):
         """CLIP's scheme (open_clip's `TextTransformer.init_parameters`), for every stack."""
         super()._init_weights(module)
         if isinstance(module, (CoCaAttention, CoCaMLP)):
-            size, depth = module.config.hidden_size, max(1, module.config.num_hidden_layers)
-            residual_std = (2 * size * depth) ** -0.5
-            if isinstance(module, CoCaMLP):
-                _init_linear(module.fc1, (2 * size) ** -0.5)
-                _init_linear(module.fc2, residual_std)
-            else:
-                for projection in (module.q_proj, module.k_proj, module.v_proj):
-                    _init_linear(projection, size**-0.5)
-                _init_linear(module.out_proj, residual_std)
+            _init_block(module)
         elif isinstance(module, CoCaAttentionPooler):
             init.normal_(module.query)
         elif isinstance(module, CoCaLayerScale):
@@ -250,6 +242,18 @@ class CoCaPreTrainedModel(CoCaModelCardMixin, PreTrainedModel):
         return mesh["fsdp"].get_group() if has_parts else None
 
 
+def _init_block(block: CoCaAttention | CoCaMLP) -> None:
+    size, depth = block.config.hidden_size, max(1, block.config.num_hidden_layers)
+    residual_std = (2 * size * depth) ** -0.5
+    if isinstance(block, CoCaMLP):
+        _init_linear(block.fc1, (2 * size) ** -0.5)
+        _init_linear(block.fc2, residual_std)
+        return
+    for projection in (block.q_proj, block.k_proj, block.v_proj):
+        _init_linear(projection, size**-0.5)
+    _init_linear(block.out_proj, residual_std)
+
+
 def _init_linear(linear: nn.Linear, std: float) -> None:
     # Quantised layers have replaced their weight.
     if getattr(linear, "weight", None) is not None:
@@ -286,7 +290,7 @@ class CoCaVisionModel(CoCaPreTrainedModel):
             else None
         )
         self.contrastive_pooler = (
-            CoCaAttentionPooler(config, 1, config.pooled_hidden_size)
+            CoCaAttentionPooler(config, 1, config.contrastive_hidden_size)
             if pooling in ("parallel", "cascade", "separate")
             else None
         )
@@ -299,7 +303,7 @@ class CoCaVisionModel(CoCaPreTrainedModel):
             nn.LayerNorm(config.image_tokens_hidden_size, eps=config.layer_norm_eps) if has_norms else nn.Identity()
         )
         self.contrastive_pooler_norm = (
-            nn.LayerNorm(config.pooled_hidden_size, eps=config.layer_norm_eps) if has_norms else nn.Identity()
+            nn.LayerNorm(config.contrastive_hidden_size, eps=config.layer_norm_eps) if has_norms else nn.Identity()
         )
         self.post_init()
 
@@ -367,7 +371,7 @@ class CoCaVisionModelWithProjection(CoCaPreTrainedModel):
         if config.projection_dim is None:
             raise ValueError("projection_dim is missing from the vision config: give the width of the shared space.")
         self.vision_model = CoCaVisionModel._from_config(config)
-        self.visual_projection = nn.Linear(config.pooled_hidden_size, config.projection_dim, bias=False)
+        self.visual_projection = nn.Linear(config.contrastive_hidden_size, config.projection_dim, bias=False)
         self.post_init()
 
     @can_return_tuple
@@ -672,7 +676,7 @@ class CoCaModel(CoCaPreTrainedModel):
         text_config, vision_config = config.text_config, config.vision_config
         self.vision_model = CoCaVisionModel._from_config(vision_config)
         self.text_model = CoCaTextModel._from_config(text_config)
-        self.visual_projection = nn.Linear(vision_config.pooled_hidden_size, config.projection_dim, bias=False)
+        self.visual_projection = nn.Linear(vision_config.contrastive_hidden_size, config.projection_dim, bias=False)
         self.text_projection = _text_projection(text_config)
         # Not scalars, which FSDP cannot shard.
         self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
@@ -963,19 +967,22 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
             raise ValueError("Images are missing: pass pixel_values, as the processor prepares them.")
 
     def _check_labels(
-        self, targets: Tensor | None, length: int, logits_to_keep: int | Tensor, num_items_in_batch: Any
+        self, targets: Tensor | None, text: Tensor | None, logits_to_keep: int | Tensor, num_items_in_batch: Any
     ) -> None:
-        """`targets` are the labels, or those that are shifted already."""
+        """`targets` are the labels, shifted already or not; `text` is ids or embeddings."""
         if targets is None and num_items_in_batch is not None:
             raise ValueError(
                 "labels are missing in training. Trainer takes them away for label_smoothing_factor and "
                 "compute_loss_func, which know nothing of CoCa's two losses: leave these out, or pass shift_labels."
             )
+        if targets is None or text is None:
+            return
+        length = text.shape[1]
         kept = min(logits_to_keep or length, length) if isinstance(logits_to_keep, int) else len(logits_to_keep)
-        if targets is not None and targets.shape[1] != kept:
+        if targets.shape[1] != kept:
             raise ValueError(
-                f"There are labels of {targets.shape[1]} positions for logits of {kept}: give every token of the text "
-                "a label, -100 where none counts, and leave logits_to_keep at 0."
+                f"labels have {targets.shape[1]} positions, and there are logits of {kept}: give a label for each "
+                "token, -100 for one that does not count, and leave logits_to_keep at 0."
             )
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
@@ -1051,9 +1058,9 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         self._check_images(pixel_values, encoded_images, cache)
         if input_ids is None and inputs_embeds is None and labels is not None:
             input_ids, attention_mask = self._text_of_labels(labels, kwargs.get("ignore_index", -100))
-        targets, text = kwargs.get("shift_labels", labels), input_ids if inputs_embeds is None else inputs_embeds
-        length = 0 if text is None else text.shape[1]
-        self._check_labels(targets, length, logits_to_keep, kwargs.get("num_items_in_batch"))
+        text = input_ids if inputs_embeds is None else inputs_embeds
+        targets = labels if kwargs.get("shift_labels") is None else kwargs["shift_labels"]
+        self._check_labels(targets, text, logits_to_keep, kwargs.get("num_items_in_batch"))
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,

@@ -15,9 +15,9 @@ from transformers.utils import ModelOutput
 class CoCaVisionModelOutput(BaseModelOutputWithPooling):
     r"""
     last_hidden_state (`torch.FloatTensor` of shape `(batch, 1 + patches, hidden)`): The encoder's output.
-    pooler_output (`torch.FloatTensor` of shape `(batch, pooled_hidden_size)`):
+    pooler_output (`torch.FloatTensor` of shape `(batch, contrastive_hidden_size)`):
         The contrastive vector before its projection, or the projected one where it comes from
-        `CoCaModel.get_image_features`; `(batch, tokens, pooled_hidden_size)` with `pool_type="none"`.
+        `CoCaModel.get_image_features`; `(batch, tokens, contrastive_hidden_size)` with `pool_type="none"`.
     image_tokens (`torch.FloatTensor` of shape `(batch, image tokens, image_tokens_hidden_size)`):
         What the decoder attends to.
     cross_attentions (`tuple[torch.FloatTensor]`, *optional*):

@@ -27,7 +27,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 import coca_hf
 from coca_hf.conversion import ConversionError, convert_open_clip, export_open_clip, open_clip_config
 from coca_hf.conversion.weights import entries, to_open_clip
-from coca_hf.modeling_coca import CoCaForCaptioning, CoCaModel
+from coca_hf.modeling_coca import CoCaForCaptioning, CoCaModel, CoCaVisionModel
 from coca_hf.tokenization_coca import read_merges, vocabulary_from_merges
 from fixtures.open_clip import recipe
 from fixtures.open_clip.recording import Recording
@@ -605,3 +605,9 @@ def test_preprocessing_that_open_clip_does_not_have_stops_the_way_back(checkpoin
     with pytest.raises(ConversionError, match="do_normalize=False"):
         export_open_clip(model, tmp_path / "back", processor)
     assert_nothing_was_left(tmp_path / "back")
+
+
+@pytest.mark.parametrize("model_class", [CoCaModel, CoCaForCaptioning, CoCaVisionModel])
+def test_loading_an_open_clip_folder_directly_says_which_command_to_run(checkpoint, model_class):
+    with pytest.raises(OSError, match=f"coca-hf convert {checkpoint} FOLDER"):
+        model_class.from_pretrained(checkpoint)

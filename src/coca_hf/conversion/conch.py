@@ -206,7 +206,7 @@ def _vision(config: Any) -> Iterator[Entry]:
     for index in range(config.num_hidden_layers):
         yield from _block(f"{trunk}.blocks.{index}", f"{ours}.layers.{index}")
     yield from _scaled(f"{trunk}.norm", f"{ours}.post_layernorm")
-    widths = {"caption": config.pooler_hidden_size, "contrast": config.pooled_hidden_size}
+    widths = {"caption": config.pooler_hidden_size, "contrast": config.contrastive_hidden_size}
     for kind, name in (("caption", "pooler"), ("contrast", "contrastive_pooler")):
         yield from _pooler(f"visual.attn_pool_{kind}", f"{ours}.{name}", widths[kind] == config.hidden_size)
         yield from same_entries(f"visual.ln_{kind}", f"{ours}.{name}_norm")
