@@ -21,6 +21,7 @@ COSTLY_FIXTURES = {
     "conversions",
     "documented",
     "documented_model",
+    "exported",
     "full_size",
     "outcomes",
     "published",

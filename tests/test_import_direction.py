@@ -32,6 +32,7 @@ LEVELS = {
     "image_text_data": 1,
     "training": 1,
     "publishing": 1,
+    "exporting": 1,
     "conversion": 1,
     "open_clip": 1,
     "seeing": 1,

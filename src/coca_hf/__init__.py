@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import conversion, open_clip, publishing, seeing
     from .configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
+    from .exporting import export, load
     from .image_processing_coca import CoCaImageProcessor
     from .modeling_coca import (
         CoCaForCaptioning,
@@ -49,6 +50,8 @@ _MODULES = {
     "CoCaVisionModelWithProjection": "modeling_coca",
     "ImageToTextPipeline": "pipeline_coca",
     "WordMap": "seeing",
+    "export": "exporting",
+    "load": "exporting",
     "optimize_for_inference": "optimization",
     "optimize_for_training": "optimization",
     "overlay": "seeing",
@@ -76,6 +79,8 @@ __all__ = [
     "bundled_model",
     "conversion",
     "example_images",
+    "export",
+    "load",
     "open_clip",
     "optimize_for_inference",
     "optimize_for_training",

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..runtimes.errors import ExportedModelError
+from ..runtimes.folder import ExportedFolder, is_exported
 from .errors import ModelError
 from .files import error_text
 
@@ -23,6 +25,9 @@ from .files import error_text
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """What `ModelChoice.dtype` may be; "auto" is the fastest whose results differ from those of the stored weights by
 rounding, "float32" the exact one."""
+
+# Endings of what a model is made of: its settings, weights and vocabulary, and the programs of an exported one.
+_MODEL_FILES = (".json", ".safetensors", ".txt", ".bin", ".onnx", ".data", ".xml")
 
 # Of large files as many places are looked at, each of so many bytes: a checkpoint of gigabytes takes no time.
 _PLACES = 64
@@ -61,7 +66,7 @@ def fingerprint(name: str) -> str:
     path = Path(name)
     try:
         for path in sorted(Path(name).iterdir()):
-            if path.suffix in (".json", ".safetensors", ".txt", ".bin") and path.is_file():
+            if path.suffix in _MODEL_FILES and path.is_file():
                 digest.update(path.name.encode())
                 _add_file(digest, path)
     except OSError as error:
@@ -98,12 +103,21 @@ def check_model(name: str, *, captions: bool, maps: bool = False) -> None:
     config = _read_config(name)
     if config.get("model_type") != "coca":
         raise ModelError(f"{name!r} holds a model of type {config.get('model_type')!r}, not 'coca'")
+    if is_exported(name):
+        _check_exported(name)
     if captions and (config.get("multimodal_config") or {}).get("num_hidden_layers") == 0:
         raise ModelError(f"the model in {name!r} has no decoder, so it cannot write captions")
     if captions and (config.get("text_config") or {}).get("is_causal") is False:
         raise ModelError(f"the model in {name!r} reads text in both directions, so it cannot write captions")
     if maps and (config.get("vision_config") or {}).get("attentional_pooling") == "none":
         raise ModelError(f"the model in {name!r} has no attentional pooler, so it has no attention to show in maps")
+
+
+def _check_exported(name: str) -> None:
+    try:
+        ExportedFolder.read(name)
+    except ExportedModelError as error:
+        raise ModelError(str(error)) from error
 
 
 def _read_config(folder: str) -> dict[str, Any]:
@@ -176,7 +190,10 @@ def _check_tokenizer(name: str) -> None:
 
 def load_model(choice: ModelChoice, kind: Literal["towers", "captioner"]) -> Any:
     """`CoCaModel` or `CoCaForCaptioning` on its device, ready to infer, in the fastest way that keeps the results but
-    for rounding, unless the choice is exact. Raises `ModelError`."""
+    for rounding, unless the choice is exact. Of an exported folder, what runs it in their place. Raises `ModelError`.
+    """
+    if is_exported(choice.name):
+        return _load_exported(choice)
     from transformers import AutoModel, AutoModelForImageTextToText
 
     device = _available(choice.device)
@@ -188,6 +205,29 @@ def load_model(choice: ModelChoice, kind: Literal["towers", "captioner"]) -> Any
         if names:
             raise ModelError(f"the weights in {choice.name!r} {problem} {_some_of(names)}, as its config.json has it")
     return _made_fast(model.to(device).eval(), choice)
+
+
+def can_caption(choice: ModelChoice) -> bool:
+    """Whether the model has a decoder that can generate. Raises `ModelError`."""
+    config = load_config(choice)
+    return bool(config.multimodal_config.num_hidden_layers and config.text_config.is_causal)
+
+
+def _load_exported(choice: ModelChoice) -> Any:
+    from ..registration import register
+    from ..runtimes.model import load_exported
+
+    register()
+    if choice.device not in ("auto", "cpu"):
+        raise ModelError(f"{choice.name!r} is exported for the CPU: leave --device {choice.device} out")
+    try:
+        model = load_exported(choice.name)
+    except ExportedModelError as error:
+        raise ModelError(str(error)) from error
+    if choice.dtype not in ("auto", "float32") or (choice.is_exact and model.manifest.int8):
+        held = "int8 weights" if model.manifest.int8 else "float32 weights"
+        raise ModelError(f"{choice.name!r} holds {held}: leave --dtype {choice.dtype} out")
+    return model
 
 
 def _made_fast(model: Any, choice: ModelChoice) -> Any:

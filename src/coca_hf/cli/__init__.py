@@ -18,6 +18,7 @@ from .caption import caption
 from .classify import classify
 from .convert import convert
 from .embed import embed
+from .export import export
 from .push import push
 
 
@@ -37,6 +38,7 @@ app.command()(caption)
 app.command()(embed)
 app.command()(classify)
 app.command()(convert)
+app.command()(export)
 app.command()(push)
 
 

@@ -1,0 +1,54 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What can be said of an export before torch and the model are loaded."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..batch_inference.errors import ModelError
+from ..batch_inference.models import check_model
+from ..runtimes.folder import is_exported
+from .errors import ExportError
+
+
+FORMATS = ("onnx", "openvino")
+
+# What makes a format and what runs it, and the extra that brings them.
+_NEEDED = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino", "nncf"),
+    "web": ("onnx", "onnxscript", "onnxruntime"),
+}
+_EXTRAS = {"onnx": "export", "openvino": "openvino", "web": "export"}
+
+
+def check_arguments(model: Any, folder: Path, format_name: str) -> None:
+    """Raises `ExportError` for all that can be known before the model is loaded."""
+    if format_name not in FORMATS:
+        raise ExportError(f"no such format: {format_name!r}. Give {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    for module in _NEEDED[format_name]:
+        if importlib.util.find_spec(module) is None:
+            raise ExportError(
+                f"the format {format_name} needs {module}, which is not installed: "
+                f"pip install 'coca-hf[{_EXTRAS[format_name]}]'"
+            )
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ExportError(f"{str(folder)!r} is there already: give a folder that is not")
+    if isinstance(model, (str, os.PathLike)):
+        with as_export_error():
+            check_model(str(model), captions=False)
+        if is_exported(str(model)):
+            raise ExportError(f"{str(model)!r} is an exported model: give the one that it was exported from")
+
+
+@contextmanager
+def as_export_error() -> Iterator[None]:
+    """A model that cannot be loaded is why it is not exported."""
+    try:
+        yield
+    except ModelError as error:
+        raise ExportError(str(error)) from error

@@ -1,0 +1,280 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""A whole exported folder: each program checked against PyTorch, all written aside, and moved when complete."""
+
+import io
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..batch_inference.models import (
+    ModelChoice,
+    can_caption,
+    fingerprint,
+    load_config,
+    load_model,
+    load_processor,
+)
+from ..modeling_coca import CoCaForCaptioning, CoCaModel
+from ..runtimes.errors import ExportedModelError
+from ..runtimes.folder import ExportedFolder
+from ..runtimes.programs import load_program
+from .arguments import as_export_error, check_arguments
+from .card import card
+from .components import Component, Inputs, components
+from .errors import ExportError
+from .int8 import quantizer
+
+
+TOLERANCE = 1e-5
+"""How far a float32 program may be from PyTorch, in units of the largest value of the output or of 1."""
+
+# Traced with the first; checked with the others: images, rows of each, new tokens, tokens before them.
+_TRACED = (2, 3, 3, 5)
+_CHECKED = ((1, 1, 4, 0), (3, 2, 1, 7))
+
+Say = Callable[[str], None]
+
+
+def export(
+    model: Any,
+    folder: str | Path,
+    format: str = "onnx",
+    *,
+    int8: bool = False,
+    processor: Any = None,
+    say: Say | None = None,
+) -> Path:
+    """
+    Writes a complete folder that `coca_hf.load` and the command run by another runtime, or a page for a browser.
+
+    Args:
+        model: A saved folder or Hub id; or a [`CoCaForCaptioning`] or [`CoCaModel`], on the CPU in float32, with its
+            `processor`.
+        folder: To be made; it must not be there, or be empty.
+        format: "onnx" for ONNX Runtime, "openvino" for OpenVINO, "web" for a page with everything it needs.
+        int8: Weights of 8 bits: a quarter of the bytes, and captions of which a few differ.
+        processor: The [`CoCaProcessor`] of a model that is given as an object.
+        say: Is told what is being done, a sentence at a time.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ExportError: What was asked for is not possible, or a program does not compute what PyTorch does. Nothing is
+            left behind.
+    """
+    target = Path(folder)
+    check_arguments(model, target, format)
+    say = say or (lambda message: None)
+    source, model, processor = _source(model, processor)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        if format == "web":
+            from .web import write_page
+
+            write_page(model, processor, source, aside, int8=int8, say=say)
+        else:
+            write_folder(model, processor, source, aside, format, int8=int8, say=say)
+        aside.chmod(0o777 & ~_umask())
+        if target.is_dir():
+            target.rmdir()
+        os.replace(aside, target)
+    except OSError as error:
+        raise ExportError(f"cannot write {str(target)!r}: {(error.strerror or str(error)).lower()}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def _source(model: Any, processor: Any) -> tuple[dict[str, str], Any, Any]:
+    """What it is exported from, in words for the manifest; the model in float32, and its processor."""
+    if not isinstance(model, (str, os.PathLike)):
+        if not isinstance(model, (CoCaForCaptioning, CoCaModel)):
+            raise ExportError(f"a {type(model).__name__} is not a CoCaForCaptioning or CoCaModel")
+        if processor is None:
+            raise ExportError("processor is missing: an exported folder holds the model's")
+        if model.dtype != torch.float32 or model.device.type != "cpu":
+            raise ExportError(f"the model is {model.dtype} on {model.device}: load it in float32 on the CPU")
+        return {"name": str(model.name_or_path or ""), "fingerprint": ""}, model.eval(), processor
+    choice = ModelChoice(str(model), "cpu", "float32")
+    with as_export_error():
+        loaded = load_model(choice, "captioner" if can_caption(choice) else "towers")
+        for part in ("vision", "text"):
+            if getattr(load_config(choice), f"{part}_config").pool_type == "none":
+                raise ExportError(f"the model {choice.name!r} gives no single vector: its {part} pool_type is 'none'")
+        source = {"name": Path(choice.name).name if os.path.isdir(choice.name) else choice.name}
+        return source | {"fingerprint": fingerprint(choice.name)}, loaded, processor or load_processor(choice)
+
+
+def write_folder(
+    model: CoCaModel | CoCaForCaptioning,
+    processor: Any,
+    source: Mapping[str, str],
+    folder: Path,
+    format_name: str,
+    *,
+    int8: bool,
+    say: Say,
+) -> ExportedFolder:
+    """All files of an exported folder. Raises `ExportError`."""
+    parts = components(model)
+    files, differences = {}, {}
+    for number, (name, component) in enumerate(parts.items(), 1):
+        say(f"exporting {name.replace('_', ' ')}, {number} of {len(parts)}")
+        files[name], differences[name] = _write_program(component, folder, name, format_name, int8=int8)
+    towers = model.model if isinstance(model, CoCaForCaptioning) else model
+    manifest = ExportedFolder(
+        format=format_name,
+        int8=int8,
+        files=files,
+        source=dict(source),
+        logit_scale=towers.logit_scale.item(),
+        logit_bias=None if towers.logit_bias is None else towers.logit_bias.item(),
+        differences=differences,
+        versions=_versions(),
+    )
+    _write_settings(model, processor, folder)
+    Path(folder, "README.md").write_text(card(manifest), "utf-8")
+    manifest.write(folder)
+    return manifest
+
+
+def _write_program(
+    component: Component, folder: Path, name: str, format_name: str, *, int8: bool
+) -> tuple[str, float]:
+    """-> the program's file, and how far its outputs are from PyTorch's. Raises `ExportError`."""
+    from transformers.exporters.configs import ExportFormat
+
+    inputs = component.make_inputs(*_TRACED)
+    path = folder / f"{name}.{'onnx' if format_name == 'onnx' else 'xml'}"
+    with _quietly():
+        exporter, config = _exporter(format_name)
+        program = exporter.export(component.module.eval(), inputs, config(component.dynamic_shapes)).program
+        exporter.save_program(program, path)
+    difference = _difference(component, path, format_name)
+    if not difference <= TOLERANCE:
+        raise ExportError(
+            f"{name.replace('_', ' ')} in {format_name} differs from PyTorch by {difference:.1e}, which is more than "
+            f"{TOLERANCE:.0e}: this model is not exported"
+        )
+    if int8:
+        with _quietly():
+            try:
+                program = quantizer(format_name).quantize(program, inputs, ExportFormat(format_name))
+            except Exception as error:  # quantizers raise whatever they meet
+                raise ExportError(f"{name.replace('_', ' ')} cannot be made int8: {_one_line(error)}") from error
+            for file in exporter.program_files(path.name):
+                (folder / file).unlink()
+            exporter.save_program(program, path)
+        difference = _difference(component, path, format_name)
+    return path.name, difference
+
+
+def _exporter(format_name: str) -> tuple[Any, Callable[[Any], Any]]:
+    """The library's exporter of a format, and what makes its configuration of sizes that vary."""
+    if format_name == "onnx":
+        from transformers.exporters.configs import OnnxConfig
+        from transformers.exporters.exporter_onnx import OnnxExporter
+
+        exporter: Any = OnnxExporter()
+        make: Any = OnnxConfig
+        options: dict[str, Any] = {}
+    else:
+        from transformers.exporters.configs import OpenVINOConfig
+        from transformers.exporters.exporter_openvino import OpenVINOExporter
+
+        exporter, make, options = OpenVINOExporter(), OpenVINOConfig, {"stateful": False}
+    # Rows are a multiple of images, which has no notation: it is checked when the program runs, not when it is traced.
+    options["prefer_deferred_runtime_asserts_over_guards"] = True
+    return exporter, lambda shapes: make(dynamic_shapes=shapes, **options)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Exporters print and warn of what concerns their authors."""
+    level = logging.root.manager.disable
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(level)
+
+
+def _difference(component: Component, path: Path, format_name: str) -> float:
+    """The largest of the outputs' from PyTorch's, with other batches and lengths than it was traced with."""
+    with _as_program_error():
+        program = load_program(path, format_name)
+    largest = 0.0
+    for sizes in _CHECKED:
+        inputs = component.make_inputs(*sizes)
+        with torch.no_grad():
+            expected = named(component.module(**inputs))
+        found = program(named(inputs))
+        for name, tensor in expected.items():
+            if found[name].shape != tensor.shape:
+                return float("inf")
+            scale = max(1.0, tensor.abs().max().item()) if tensor.numel() else 1.0
+            if tensor.numel():
+                largest = max(largest, (found[name] - tensor).abs().max().item() / scale)
+    return largest
+
+
+@contextmanager
+def _as_program_error() -> Iterator[None]:
+    try:
+        yield
+    except ExportedModelError as error:
+        raise ExportError(str(error)) from error
+
+
+def named(values: Inputs) -> dict[str, Tensor]:
+    """Tensors by the names that they have in a program: those of a list are numbered."""
+    return {
+        f"{name}.{index}" if isinstance(value, list) else name: tensor
+        for name, value in values.items()
+        for index, tensor in enumerate(value if isinstance(value, list) else [value])
+    }
+
+
+def _write_settings(model: Any, processor: Any, folder: Path) -> None:
+    config = type(model.config).from_dict(model.config.to_dict())
+    # There are no weights for the model's own code to load.
+    config.auto_map, config.custom_pipelines = None, None
+    config.save_pretrained(folder)
+    if isinstance(model, CoCaForCaptioning):
+        model.generation_config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("coca-hf", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,0 +1,110 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Exporting: what is refused before work is lost, and models that are not the bundled one."""
+
+import json
+import sys
+
+import pytest
+import torch
+from torch.export import Dim
+
+import coca_hf
+from coca_hf.cli import main
+from coca_hf.exporting import folder
+from coca_hf.exporting.components import Component
+from coca_hf.exporting.errors import ExportError
+from tiny_folder import tiny_model, tiny_processor
+
+
+class Doubling(torch.nn.Module):
+    def forward(self, pixel_values):
+        return {"doubled": 2 * pixel_values}
+
+
+DOUBLING = Component(
+    Doubling(), lambda *sizes: {"pixel_values": torch.ones(sizes[0], 3)}, {"pixel_values": {0: Dim("n")}}
+)
+
+
+@pytest.fixture(scope="session")
+def processor():
+    return tiny_processor()
+
+
+@pytest.fixture(scope="session")
+def towers(processor):
+    return tiny_model(processor).model
+
+
+def test_towers_without_a_decoder_are_exported_in_int8(towers, processor, tmp_path):
+    towers.config.multimodal_config.num_hidden_layers = 0
+    towers.save_pretrained(tmp_path / "towers")
+    processor.save_pretrained(tmp_path / "towers")
+    coca_hf.export(tmp_path / "towers", tmp_path / "int8", int8=True)
+    model = coca_hf.load(tmp_path / "int8")
+    assert not hasattr(model, "generate") or not model.can_generate()
+    pixel_values = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    texts = processor(text=["a red cube", "two green balls on a table"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        pairs = [
+            (model.get_image_features(pixel_values), towers.get_image_features(pixel_values)),
+            (model.get_text_features(**texts), towers.get_text_features(**texts)),
+        ]
+    for found, expected in pairs:
+        cosine = torch.nn.functional.cosine_similarity(found.pooler_output, expected.pooler_output)
+        assert cosine.min() > 0.99
+        assert not torch.allclose(found.pooler_output, expected.pooler_output, rtol=0, atol=1e-5)
+    weights = [(tmp_path / "int8" / f"{name}.onnx.data").stat().st_size for name in ("vision", "text")]
+    assert all(weights)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "made"], "no model at 'nowhere'"),
+        ([str(coca_hf.bundled_model()), "made", "--format", "gguf"], "no such format: 'gguf'"),
+        ([str(coca_hf.bundled_model()), "full"], "'full' is there already"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_is_loaded(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    assert main(["export", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full"]
+
+
+def test_a_runtime_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert main(["export", str(coca_hf.bundled_model()), str(tmp_path / "made")]) == 2
+    assert "needs onnxscript, which is not installed: pip install 'coca-hf[export]'" in capsys.readouterr().err
+
+
+def test_a_program_that_differs_from_pytorch_is_not_kept(towers, processor, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "components", lambda model: {"vision": DOUBLING})
+    monkeypatch.setattr(folder, "_difference", lambda *arguments: 1e-3)
+    with pytest.raises(ExportError, match=r"vision in onnx differs from PyTorch by 1\.0e-03"):
+        coca_hf.export(towers, tmp_path / "made", processor=processor)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_quantiser_that_refuses_leaves_nothing_behind(towers, processor, tmp_path, monkeypatch):
+    class Refusing:
+        def quantize(self, *arguments):
+            raise RuntimeError("no weights\nhere.")
+
+    monkeypatch.setattr(folder, "components", lambda model: {"vision": DOUBLING})
+    monkeypatch.setattr(folder, "quantizer", lambda format_name: Refusing())
+    with pytest.raises(ExportError, match="vision cannot be made int8: no weights here"):
+        coca_hf.export(towers, tmp_path / "made", processor=processor, int8=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_exported_folder_is_not_exported_again(tmp_path, capsys):
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "config.json").write_text(json.dumps({"model_type": "coca"}))
+    (tmp_path / "exported" / "coca_export.json").write_text("{}")
+    assert main(["export", str(tmp_path / "exported"), str(tmp_path / "again")]) == 2
+    assert "version" in capsys.readouterr().err
