@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from ..modeling_coca import CoCaForCaptioning, CoCaImageLayer, CoCaModel
+from ..cache_coca import CoCaImageLayer
+from ..modeling_coca import CoCaForCaptioning, CoCaModel
 
 
 Inputs = dict[str, Any]

@@ -18,17 +18,12 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationConfig
 from transformers.utils.generic import can_return_tuple
 
+from ..cache_coca import add_layers
 from ..configuration_coca import CoCaConfig
-from ..generation_coca import CoCaGenerationMixin, text_position_ids, token_key_mask
-from ..modeling_coca import (
-    CoCaEncodedImages,
-    CoCaForCaptioningOutput,
-    CoCaModel,
-    CoCaPreTrainedModel,
-    CoCaTextModelOutput,
-    CoCaVisionModelOutput,
-    add_layers,
-)
+from ..generation_coca import CoCaGenerationMixin
+from ..masks_coca import text_position_ids, token_key_mask
+from ..modeling_coca import CoCaModel, CoCaPreTrainedModel
+from ..outputs_coca import CoCaEncodedImages, CoCaForCaptioningOutput, CoCaTextModelOutput, CoCaVisionModelOutput
 from .errors import ExportedModelError
 from .folder import ExportedFolder
 from .programs import RUNTIMES, Program, check_runtime, load_program
