@@ -155,7 +155,7 @@ def _write_program(
     component: Component, folder: Path, name: str, format_name: str, *, int8: bool
 ) -> tuple[str, float]:
     """-> the program's file, and how far its outputs are from PyTorch's. Raises `ExportError`."""
-    from transformers.exporters.configs import ExportFormat
+    from transformers.exporters import ExportFormat
 
     inputs = component.make_inputs(*_TRACED)
     path = folder / f"{name}.{'onnx' if format_name == 'onnx' else 'xml'}"
@@ -185,15 +185,13 @@ def _write_program(
 def _exporter(format_name: str) -> tuple[Any, Callable[[Any], Any]]:
     """The library's exporter of a format, and what makes its configuration of sizes that vary."""
     if format_name == "onnx":
-        from transformers.exporters.configs import OnnxConfig
-        from transformers.exporters.exporter_onnx import OnnxExporter
+        from transformers.exporters import OnnxConfig, OnnxExporter
 
         exporter: Any = OnnxExporter()
         make: Any = OnnxConfig
         options: dict[str, Any] = {}
     else:
-        from transformers.exporters.configs import OpenVINOConfig
-        from transformers.exporters.exporter_openvino import OpenVINOExporter
+        from transformers.exporters import OpenVINOConfig, OpenVINOExporter
 
         exporter, make, options = OpenVINOExporter(), OpenVINOConfig, {"stateful": False}
     # Rows are a multiple of images, which has no notation: it is checked when the program runs, not when it is traced.

@@ -9,7 +9,7 @@ def quantizer(format_name: str) -> Any:
     """The library's quantizer of exported programs of a format."""
     if format_name == "onnx":
         from onnxruntime.quantization import QuantType
-        from transformers.exporters.quantizers import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+        from transformers.exporters import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
         # Each column of a matrix has a scale of its own; activations are rounded as they come. Unsigned, because
         # processors with AVX2 and without VNNI add pairs of signed products in 16 bits, which overflow. The patch
@@ -19,6 +19,6 @@ def quantizer(format_name: str) -> Any:
             OnnxRuntimeDynamicConfig(op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QUInt8)
         )
     import nncf
-    from transformers.exporters.quantizers import NNCFOpenVINOQuantizer, NNCFWeightCompressionConfig
+    from transformers.exporters import NNCFOpenVINOQuantizer, NNCFWeightCompressionConfig
 
     return NNCFOpenVINOQuantizer(NNCFWeightCompressionConfig(mode=nncf.CompressWeightsMode.INT8_SYM))
