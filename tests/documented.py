@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -147,12 +148,13 @@ def main(folder: Path, names: list[str]) -> None:
     outcome = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what examples print is not the outcome
     for name in names:
-        error = None
+        error, start = None, time.process_time()
         try:
             run_page(name, folder / name.replace("/", "-"))
         except BaseException:
             error = traceback.format_exc()
         print(json.dumps({"page": name, "error": error}), file=outcome, flush=True)
+        print(f"{name}: {time.process_time() - start:.1f} s of this process", file=sys.stderr)
 
 
 if __name__ == "__main__":

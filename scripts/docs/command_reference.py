@@ -45,23 +45,34 @@ def section(path: str, command: Any) -> Iterator[str]:
             yield from section(f"{path} {name}", below)
         return
     arguments = [each for each in command.params if each.param_type_name == "argument"]
-    places = [each.metavar or each.name.upper() for each in arguments]
-    yield f"```text\n{' '.join([path, *places, '[OPTIONS]'])}\n```\n"
+    yield f"```text\n{' '.join([path, *(place(each) for each in arguments), '[OPTIONS]'])}\n```\n"
+    explained = [each for each in arguments if each.help]
+    if explained:
+        yield table("Argument", [(f"`{place(each)}`", each.help) for each in explained])
     options = [each for each in command.params if each.param_type_name == "option"]
-    yield table("Option", [each for each in options if not each.hidden])
+    yield table("Option", [named(each) for each in options if not each.hidden])
     hidden = [each for each in options if each.hidden]
     if hidden:
         yield "And for many images, as `--help-more` lists them:\n"
-        yield table("Option", hidden)
+        yield table("Option", [named(each) for each in hidden])
 
 
-def table(title: str, options: list[Any]) -> str:
-    rows = [f"| {title} | |", "| --- | --- |"]
-    for each in options:
-        names = ", ".join(f"`{name}`" for name in [*each.opts, *each.secondary_opts])
-        value = "" if each.is_flag else f" `{each.metavar or each.type.name.upper()}`"
-        rows.append(f"| {names}{value} | {escaped(each.help or '')} |")
-    return "\n".join(rows) + "\n"
+def place(argument: Any) -> str:
+    """How an argument is called in the usage line."""
+    word = (argument.metavar or argument.name).upper().strip("[]{}.")
+    return f"{word}..." if argument.nargs == -1 else word
+
+
+def named(option: Any) -> tuple[str, str]:
+    """Names, and the word for the value, in code; and what the option is for."""
+    names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
+    value = "" if option.is_flag else f" `{option.metavar or option.type.name.upper()}`"
+    return names + value, option.help or ""
+
+
+def table(title: str, rows: list[tuple[str, str]]) -> str:
+    lines = [f"| {title} | |", "| --- | --- |", *(f"| {name} | {escaped(text)} |" for name, text in rows)]
+    return "\n".join(lines) + "\n"
 
 
 def escaped(text: str) -> str:

@@ -185,7 +185,7 @@ def test_a_finished_run_over_other_inputs_is_refused_and_nothing_is_changed():
     go()
     before = contents()
     Image.new("RGB", (1, 1)).save("aaa.png")
-    with pytest.raises(OutputError, match=r"'c.jsonl' is finished, and its inputs are others"):
+    with pytest.raises(OutputError, match=r"'c.jsonl' is finished, but was made from other inputs"):
         go(["aaa.png", *PATHS])
     assert contents() == before
     assert sorted(path.name for path in Path().glob("*c.jsonl*")) == [".c.jsonl.run.json", "c.jsonl"]

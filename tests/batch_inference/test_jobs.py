@@ -25,7 +25,7 @@ from coca_hf.batch_inference.jobs import CaptionOptions
         ({"seed": 2**32}, "seed 4294967296 is not allowed"),
         ({"num_beam_groups": 3}, "num-beam-groups 3 needs num-beams as well"),
         ({"num_beams": 4, "num_beam_groups": 3}, "num-beams 4 is not a multiple of num-beam-groups 3"),
-        ({"num_beams": 6, "num_beam_groups": 3, "top_k": 5}, "num-beam-groups goes without sampling"),
+        ({"num_beams": 6, "num_beam_groups": 3, "top_k": 5}, "num-beam-groups cannot sample"),
     ],
 )
 def test_refused(choices, reason):

@@ -250,7 +250,7 @@ def test_an_output_of_what_is_not_made_is_refused():
 def test_a_file_that_two_outputs_want_is_refused(paths):
     os.mkdir("d")
     os.symlink("a.jsonl", "link.jsonl")
-    with pytest.raises(OutputError, match="is wanted twice"):
+    with pytest.raises(OutputError, match="is given for two outputs"):
         check_outputs(as_outputs(paths, BOTH), BOTH, lambda path: False)
 
 

@@ -54,7 +54,7 @@ def test_errors_keep_their_places():
 
 def test_an_image_over_which_a_process_dies_costs_that_image_alone():
     found = values([image_of(width) for width in (1, 2, 50, 3, 4, 5)], reading.die_over_wide_ones)
-    assert found == [1, 2, "reading it ended the process that did (exit code 3)", 3, 4, 5]
+    assert found == [1, 2, "the process that read it died (exit code 3)", 3, 4, 5]
 
 
 def test_an_image_that_takes_for_ever_costs_that_image_alone():
@@ -116,7 +116,7 @@ def test_processes_that_died_while_idle_are_replaced():
 def test_processes_that_cannot_start_end_the_run_in_words():
     with (
         closing(ReadingProcesses(Reader(reading.Unpicklable()), 2)) as processes,
-        pytest.raises(InputError, match=r"cannot be started, or are ended at once. Try --workers 0"),
+        pytest.raises(InputError, match=r"cannot be started, or die at once. Try --workers 0"),
     ):
         read([image_of(1)], processes)
 

@@ -233,7 +233,7 @@ def test_a_defect_of_ours_keeps_its_traceback(coca, model, images, monkeypatch):
 def test_two_files_that_are_one_are_refused_before_anything_is_written(coca, model, images):
     result = coca("caption", *images, "--model", model, "--output", "e.npy.jsonl", "--embeddings", "e.npy")
     assert result.code == 2
-    assert "'e.npy.jsonl' is wanted twice" in result.err
+    assert "'e.npy.jsonl' is given for two outputs" in result.err
     assert sorted(os.listdir()) == ["photos"]
 
 
@@ -266,7 +266,7 @@ def test_captions_beside_the_images_are_replaced_where_that_is_wanted(coca, mode
 
 def test_overwriting_belongs_to_captions_beside_the_images(coca, images):
     result = coca("caption", *images, "--overwrite")
-    assert (result.code, result.err) == (2, "coca-hf caption: --overwrite belongs to --sidecar.\n")
+    assert (result.code, result.err) == (2, "coca-hf caption: --overwrite needs --sidecar.\n")
 
 
 def test_formats_that_are_not_read_are_counted_and_named(coca, model, images):

@@ -84,9 +84,9 @@ def test_shards_by_their_numbers_compressed_or_not_and_with_members_of_other_suf
     ("arguments", "message"),
     [
         ([], "no images were given"),
-        (["a.jpg", "--from-file", "list"], "PATH and --from-file exclude each other"),
-        (["a.jpg", "--dataset", "x"], "PATH and --dataset exclude each other"),
-        (["a.jpg", "--streaming"], "belong to --dataset"),
+        (["a.jpg", "--from-file", "list"], "PATH and --from-file cannot be combined: give one of them"),
+        (["a.jpg", "--dataset", "x"], "PATH and --dataset cannot be combined: give one of them"),
+        (["a.jpg", "--streaming"], "need --dataset"),
         (["--from-file", "missing"], "cannot read the list 'missing'"),
         (["a.jpg", "--workers", "-1"], "workers -1 is not allowed"),
     ],

@@ -129,10 +129,10 @@ def test_other_options_do_not_mix_with_parts_that_are_there(as_process, model, p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ray", "local"], "work that is shared needs a file for its --output"),
-        (["--ray", "local", "--output", "-"], "work that is shared needs a file for its --output"),
-        (["--ray", "local", "--output", "o.jsonl", "--streaming"], "--streaming is for a run of one process"),
-        (["--ray-workers", "2"], "belong to --ray"),
+        (["--ray", "local"], "a shared run needs a file as its --output"),
+        (["--ray", "local", "--output", "-"], "a shared run needs a file as its --output"),
+        (["--ray", "local", "--output", "o.jsonl", "--streaming"], "--streaming works in one process only"),
+        (["--ray-workers", "2"], "need --ray"),
         (["--ray", "local", "--ray-gpus", "-1"], "--ray-gpus is 0 or more"),
     ],
 )
@@ -145,7 +145,7 @@ def test_what_cannot_be_shared_is_refused_at_once(coca, images, arguments, messa
 def test_one_of_several_processes_says_why_it_needs_a_file(as_process, images):
     result = as_process(0, 2, "caption", *images)
     assert result.code == 2
-    assert "this is one of 2 processes (WORLD_SIZE says so): work that is shared needs a file" in result.err
+    assert "this is one of 2 processes (WORLD_SIZE says so): a shared run needs a file" in result.err
 
 
 def test_labels_and_a_report_are_shared_like_the_rest(coca, as_process, model, photos, small_blocks):

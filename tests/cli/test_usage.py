@@ -115,7 +115,7 @@ def test_without_a_command_the_help_is_shown_as_an_error(coca):
             "coca-hf embed: cannot write to 'out.jsonl': the name has to end in .npy or",
         ),
         (["classify", "x"], "coca-hf classify: Missing option '--labels'"),
-        (["classify", "x", "--labels", "cat"], "coca-hf classify: one label, 'cat', leaves nothing to choose"),
+        (["classify", "x", "--labels", "cat"], "coca-hf classify: the only label is 'cat': give two or more"),
         (["classify", "x", "--labels", "cat,,dog"], "coca-hf classify: a label in 'cat,,dog' is empty."),
         (["classify", "x", "--labels", "cat,dog, cat"], "coca-hf classify: the label 'cat' is given more than once."),
         (["classify", "x", "--labels", "a,b", "--template", "a"], "coca-hf classify: the template 'a' needs one {}"),

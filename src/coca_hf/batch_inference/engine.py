@@ -351,7 +351,7 @@ class _Run:
         if place.log.exists or not place.is_home_there() or self._has_lines(place) or place.home.content == "report":
             return
         raise OutputError(
-            f"{place.home.path!r} is finished, and its inputs are others. Name another file, or remove it first"
+            f"{place.home.path!r} is finished, but was made from other inputs. Name another file, or remove it first"
         )
 
     def _has_lines(self, place: _Place) -> bool:

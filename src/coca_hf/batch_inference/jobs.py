@@ -72,7 +72,7 @@ class CaptionOptions:
             return
         if self.samples:
             raise OptionError(
-                "num-beam-groups goes without sampling: leave out top-p, top-k and temperature, or the groups"
+                "num-beam-groups cannot sample: leave out top-p, top-k and temperature, or num-beam-groups"
             )
         if beams is None:
             raise OptionError(f"num-beam-groups {groups} needs num-beams as well, a multiple of it")

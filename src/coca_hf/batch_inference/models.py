@@ -201,9 +201,11 @@ def load_model(choice: ModelChoice, kind: Literal["towers", "captioner"]) -> Any
     options = {"dtype": choice.dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
     model, info = _loaded(choice, auto_class, **options)
     # The library fills both with random numbers.
-    for problem, names in (("lack", info["missing_keys"]), ("have another size for", info["mismatched_keys"])):
+    for problem, names in (("are not there", info["missing_keys"]), ("have another size", info["mismatched_keys"])):
         if names:
-            raise ModelError(f"the weights in {choice.name!r} {problem} {_some_of(names)}, as its config.json has it")
+            raise ModelError(
+                f"the weights in {choice.name!r} do not fit its config.json: {problem}: {_some_of(names)}"
+            )
     return _made_fast(model.to(device).eval(), choice)
 
 

@@ -284,7 +284,7 @@ def check_outputs(outputs: Sequence[Output], makes: frozenset[str], ours: Callab
             _check_place(path, replaced=ours(path) or (output.content == "report" and is_report(path)))
             other = taken.setdefault(os.path.realpath(path), path)
             if other is not path:
-                raise OutputError(f"{path!r} is wanted twice. Name another file for one of them")
+                raise OutputError(f"{path!r} is given for two outputs. Name another file for one of them")
         if row.needs == "pyarrow":
             _import_pyarrow()
 

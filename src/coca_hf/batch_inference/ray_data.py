@@ -179,7 +179,7 @@ def do_blocks(
                     raise _problem(error)
                 yield BlockDone(**row)
         except ray.exceptions.RayError as error:
-            raise InputError(f"Ray gave up: {_first_line(error)}") from error
+            raise InputError(f"the run on Ray failed: {_first_line(error)}") from error
 
 
 def run_on_ray(
@@ -295,7 +295,7 @@ def _check_resources(ray: Any, gpus: float, cpus: int, *, may_grow: bool) -> Non
     there = ray.cluster_resources()
     for name, wanted in (("GPU", gpus), ("CPU", cpus)):
         if wanted > there.get(name, 0):
-            words = f"{wanted:g} {name}s for each worker are asked for, and the cluster has {there.get(name, 0):g}"
+            words = f"each worker asks for {wanted:g} {name}s, but the cluster has {there.get(name, 0):g}"
             if not may_grow:
                 raise InputError(words)
             logger.warning("%s now; waiting for it to grow", words)

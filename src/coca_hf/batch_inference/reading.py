@@ -169,7 +169,7 @@ class ReadingProcesses:
         """Raises `InputError` where that helped `_MOST_RESTARTS` times not at all."""
         self.restarts += 1
         if self.restarts > _MOST_RESTARTS:
-            raise InputError("the processes that read images cannot be started, or are ended at once. Try --workers 0")
+            raise InputError("the processes that read images cannot be started, or die at once. Try --workers 0")
         with self.lock:
             self.close()
             self.pool = self._start()
@@ -317,7 +317,7 @@ class _Stream(Generic[Key]):
     def _died(self, job: _Job[Key], exit_code: int | None) -> Prepared | None:
         job.deaths += 1
         if job.deaths >= _TRIES:
-            return Prepared(error=f"reading it ended the process that did ({_cause(exit_code)})")
+            return Prepared(error=f"the process that read it died ({_cause(exit_code)})")
         self.processes.submit(job)
         return None
 

@@ -15,30 +15,30 @@ from .session import Destination, go_through
 def caption(
     images: ImageOptions,
     output: Annotated[
-        str | None, option("Records to a .jsonl, .parquet or .tar; - for stdout.", "FILE", "--output", "-o")
+        str | None, option("Write records to a .jsonl, .parquet or .tar; - is stdout.", "FILE", "--output", "-o")
     ] = None,
-    embeddings: Annotated[str | None, option("Embeddings as well, to a .npy or .parquet.", "FILE")] = None,
-    report: Annotated[str | None, option("Also a page of pictures, captions and maps.", "FILE.html")] = None,
-    maps: Annotated[str | None, option("A picture an image of where each word looks.", "FOLDER")] = None,
+    embeddings: Annotated[str | None, option("Also write embeddings, to a .npy or .parquet.", "FILE")] = None,
+    report: Annotated[str | None, option("Also write a page of pictures, captions and maps.", "FILE.html")] = None,
+    maps: Annotated[str | None, option("Also draw where each word looks, a picture an image.", "FOLDER")] = None,
     sidecar: Annotated[
-        bool, more_option("Also a .txt beside each image, if there is none.", None, "--sidecar")
+        bool, more_option("Also write a .txt beside each image, if there is none.", None, "--sidecar")
     ] = False,
     prompt: Annotated[str | None, option("Begin every caption with these words.", "TEXT")] = None,
     max_new_tokens: Annotated[int | None, option("Stop after N tokens.", "N")] = None,
     num_beams: Annotated[int | None, option("Beam search with N beams.", "N")] = None,
     num_beam_groups: Annotated[int | None, option("Diverse beam search, beams in N groups.", "N")] = None,
-    top_p: Annotated[float | None, option("Sample from the likeliest, P in all (0 to 1).", "P")] = None,
+    top_p: Annotated[float | None, option("Sample from the likeliest tokens that sum to P.", "P")] = None,
     top_k: Annotated[int | None, option("Sample from the K likeliest tokens.", "K")] = None,
-    temperature: Annotated[float | None, option("Sample, more boldly above 1.", "T")] = None,
+    temperature: Annotated[float | None, option("Sample; above 1 with more variety.", "T")] = None,
     seed: Annotated[int | None, option("Make sampling repeatable.", "N")] = None,
     overwrite: Annotated[
-        bool, more_option("Replace a .txt that is there; --sidecar keeps it.", None, "--overwrite")
+        bool, more_option("Replace .txt files that exist; else they are kept.", None, "--overwrite")
     ] = False,
 ) -> None:
     """Caption images: files, folders and quoted globs."""
     images.check()
     if overwrite and not sidecar:
-        raise UsageError("--overwrite belongs to --sidecar")
+        raise UsageError("--overwrite needs --sidecar")
     with as_usage_error():
         options = CaptionOptions(
             prompt=prompt,

@@ -48,7 +48,7 @@ def _split(labels: str) -> list[str]:
     if repeated is not None:
         raise UsageError(f"the label {repeated!r} is given more than once")
     if len(names) < 2:
-        raise UsageError(f"one label, {labels!r}, leaves nothing to choose; separate two or more by commas")
+        raise UsageError(f"the only label is {labels!r}: give two or more, separated by commas")
     return names
 
 

@@ -22,7 +22,7 @@ def convert(
     ] = None,
     tokenizer: Annotated[str | None, option("Its tokenizer: vocabulary file, folder or Hub id.", "TOKENIZER")] = None,
     image_size: Annotated[
-        str | None, option("Pixels of its images from now on (default: as it was trained).", "N|HxW", "--image-size")
+        str | None, option("Resize its images to N pixels (default: as trained).", "N|HxW", "--image-size")
     ] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -51,7 +51,7 @@ class ImageOptions:
     # Hidden, because the usage line and the command's first sentence say as much in less space.
     paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", hidden=True)] = None
     model: Annotated[str | None, option("Saved folder or Hub id (default: the bundled one).", "MODEL")] = None
-    batch_size: Annotated[int, option("Images a batch (default: 16).", "N")] = 16
+    batch_size: Annotated[int, option("Images in a batch (default: 16).", "N")] = 16
     device: Annotated[str, option("auto (default), cpu, cuda, cuda:1, mps or xpu.", "DEVICE")] = "auto"
     dtype: Annotated[str, option("auto (fastest), float32 (exact), bfloat16 or float16.", "TYPE")] = "auto"
     quiet: Quiet = False
@@ -59,18 +59,24 @@ class ImageOptions:
         bool, typer.Option("--help-more", help="Options for many images.", callback=_show_more, is_eager=True)
     ] = False
     from_file: Annotated[str | None, more_option("A list of paths, one a line.", "FILE")] = None
-    member_suffix: Annotated[list[str] | None, more_option("In shards, an image, too.", "ENDING")] = None
+    member_suffix: Annotated[list[str] | None, more_option("Also read shard members that end in this.", "ENDING")] = (
+        None
+    )
     dataset: Annotated[str | None, more_option("A Hugging Face dataset: Hub id or folder.", "NAME")] = None
-    split: Annotated[str, more_option("Which part of it (default: train).", "SPLIT")] = "train"
-    column: Annotated[str | None, more_option("Its images (default: the first such column).", "NAME")] = None
-    streaming: Annotated[bool, more_option("Read it as it comes, without storing it.", None, "--streaming")] = False
+    split: Annotated[str, more_option("Split of the dataset (default: train).", "SPLIT")] = "train"
+    column: Annotated[str | None, more_option("Its column of images (default: the first).", "NAME")] = None
+    streaming: Annotated[bool, more_option("Read it over the network, without storing it.", None, "--streaming")] = (
+        False
+    )
     workers: Annotated[
         int | None, more_option("Processes that read images (default: one a core).", "N", "--workers")
     ] = None
     ray: Annotated[str | None, more_option("Share the work on Ray: local, auto or an address.", "ADDRESS")] = None
-    ray_workers: Annotated[int, more_option("Models at work there (default: 1).", "N")] = 1
-    ray_gpus: Annotated[float | None, more_option("Of a GPU for each (default: 1 where there are GPUs).", "F")] = None
-    ray_cpus: Annotated[int, more_option("Processors for each (default: 1).", "N")] = 1
+    ray_workers: Annotated[int, more_option("Workers on Ray, each with a model (default: 1).", "N")] = 1
+    ray_gpus: Annotated[float | None, more_option("GPUs for each worker (default: 1 where any are).", "F")] = (
+        None
+    )
+    ray_cpus: Annotated[int, more_option("CPU cores for each worker (default: 1).", "N")] = 1
 
     def check(self) -> None:
         """All that can be checked without looking at inputs, model and outputs."""
@@ -81,7 +87,7 @@ class ImageOptions:
         if self.ray_workers < 1 or self.ray_cpus < 1 or (self.ray_gpus is not None and self.ray_gpus < 0):
             raise UsageError("--ray-workers and --ray-cpus are 1 or more, --ray-gpus is 0 or more")
         if self.ray is None and (self.ray_workers, self.ray_gpus, self.ray_cpus) != (1, None, 1):
-            raise UsageError("--ray-workers, --ray-gpus and --ray-cpus belong to --ray")
+            raise UsageError("--ray-workers, --ray-gpus and --ray-cpus need --ray")
         if self.dtype not in DTYPES:
             raise UsageError(f"no such type: {self.dtype!r}. Give {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
 
@@ -92,11 +98,11 @@ class ImageOptions:
         if not given:
             raise UsageError("no images were given: name files, folders or quoted globs, --from-file or --dataset")
         if len(given) > 1:
-            raise UsageError(f"{' and '.join(given)} exclude each other")
+            raise UsageError(f"{' and '.join(given)} cannot be combined: give one of them")
         if self.dataset is not None:
             return DatasetInputs(self.dataset, self.split, self.column, self.streaming)
         if self.column is not None or self.streaming or self.split != "train":
-            raise UsageError("--split, --column and --streaming belong to --dataset")
+            raise UsageError("--split, --column and --streaming need --dataset")
         with as_usage_error():
             paths = self.paths or [] if self.from_file is None else PathList(self.from_file)
             return PathInputs(paths, self.member_suffix or ())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def push(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Saved model and processor.")],
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="Where to: owner/name.")],
-    private: Annotated[bool, option("For its owner's eyes only.", None, "--private")] = False,
+    private: Annotated[bool, option("Make a new repository private.", None, "--private")] = False,
     revision: Annotated[str | None, option("Branch (default: main).", "BRANCH")] = None,
     message: Annotated[str | None, option("Title of the commit.", "TEXT")] = None,
     dry_run: Annotated[bool, option("Show files and card; send nothing.", None, "--dry-run")] = False,

@@ -202,9 +202,11 @@ def _check_shared(images: ImageOptions, destination: Destination) -> None:
         return
     if not destination.outputs:
         why = "" if images.ray else f"this is one of {number} processes (WORLD_SIZE says so): "
-        raise UsageError(f"{why}work that is shared needs a file for its --output")
+        raise UsageError(f"{why}a shared run needs a file as its --output")
     if images.streaming:
-        raise UsageError("--streaming is for a run of one process: the rows are not known, so they cannot be shared")
+        raise UsageError(
+            "--streaming works in one process only: the number of rows is unknown, so they cannot be shared out"
+        )
 
 
 def _what_is_left(interruption: RunInterrupted, destination: Destination) -> Iterator[str]:
