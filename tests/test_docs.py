@@ -28,7 +28,7 @@ from tiny_folder import tiny_model, tiny_processor
 
 
 RUN = ("python", "bash")
-COMMAND = r"coca-hf |accelerate launch .*-m coca_hf\.cli "
+COMMAND = r"(coca-hf|accelerate launch .*-m coca_hf\.cli) (?=[a-z])"
 RUNNING_PAGES = [page for page in pages() if any(block.language in RUN for block in blocks_of(page))]
 SHOWN = [
     pytest.param(line, id=f"{page}: {line[:50]}")
