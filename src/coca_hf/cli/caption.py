@@ -15,7 +15,7 @@ from .session import Destination, go_through
 def caption(
     images: ImageOptions,
     output: Annotated[
-        str | None, option("Write records to a .jsonl, .parquet or .tar; - is stdout.", "FILE", "--output", "-o")
+        str | None, option("Write a .jsonl, .parquet or .tar; - is stdout.", "FILE", "--output", "-o")
     ] = None,
     embeddings: Annotated[str | None, option("Also write embeddings, to a .npy or .parquet.", "FILE")] = None,
     report: Annotated[str | None, option("Also write a page of pictures, captions and maps.", "FILE.html")] = None,

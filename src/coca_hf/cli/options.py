@@ -73,9 +73,7 @@ class ImageOptions:
     ] = None
     ray: Annotated[str | None, more_option("Share the work on Ray: local, auto or an address.", "ADDRESS")] = None
     ray_workers: Annotated[int, more_option("Workers on Ray, each with a model (default: 1).", "N")] = 1
-    ray_gpus: Annotated[float | None, more_option("GPUs for each worker (default: 1 where any are).", "F")] = (
-        None
-    )
+    ray_gpus: Annotated[float | None, more_option("GPUs for each worker (default: 1 where any are).", "F")] = None
     ray_cpus: Annotated[int, more_option("CPU cores for each worker (default: 1).", "N")] = 1
 
     def check(self) -> None:
