@@ -40,7 +40,7 @@ LEVELS = {
 
 # Parts that the package's own `__init__` offers as `coca_hf.conversion` and so on. It is the front door: it names them
 # for type checkers, and imports one only when it is asked for.
-OFFERED = {"conversion", "open_clip", "publishing", "seeing", "exporting"}
+OFFERED = {"conversion", "open_clip", "publishing", "seeing", "exporting", "training"}
 
 
 def named(path: Path) -> str:

@@ -25,6 +25,9 @@ class Progress:
 
     def advance(self, number: int) -> None: ...
 
+    def note(self, text: str) -> None:
+        """Something to be shown beside the numbers, until there is something else: a loss, for example."""
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """While entered, other things may be printed."""
@@ -43,6 +46,7 @@ class ProgressLines(Progress):
         self.say = say
         self.interval_seconds = interval_seconds
         self.clock = clock
+        self.noted = ""
 
     def begin(self, total: int | None, done: int = 0) -> None:
         self.total, self.done, self.before = total, done, done
@@ -54,12 +58,15 @@ class ProgressLines(Progress):
             self.last = self.clock()
             self.say(self._words())
 
+    def note(self, text: str) -> None:
+        self.noted = f", {text}" if text else ""
+
     def _words(self) -> str:
         rate = (self.done - self.before) / max(self.clock() - self.started, 1e-9)
         if self.total is None:
-            return f"{self.done:,}, {rate:.1f}/s"
+            return f"{self.done:,}, {rate:.1f}/s{self.noted}"
         left = duration(max(self.total - self.done, 0) / max(rate, 1e-9))
-        return f"{self.done:,} of {self.total:,}, {rate:.1f}/s, {left} left"
+        return f"{self.done:,} of {self.total:,}, {rate:.1f}/s, {left} left{self.noted}"
 
 
 class ProgressBar(Progress):
@@ -72,6 +79,7 @@ class ProgressBar(Progress):
         self.name = name
         self.file = file
         self.bar: Any = None
+        self.noted = ""
 
     def __enter__(self) -> "ProgressBar":
         self._draw("loading the model", None, 0)
@@ -87,6 +95,8 @@ class ProgressBar(Progress):
     def _draw(self, name: str, total: int | None, done: int) -> None:
         from tqdm.auto import tqdm
 
+        progress = self
+
         class Bar(tqdm):
             @property
             def format_dict(self) -> dict[str, Any]:
@@ -95,7 +105,7 @@ class ProgressBar(Progress):
                 rate = new / facts["elapsed"] if facts["elapsed"] and new else 0.0
                 left = f", {duration((facts['total'] - facts['n']) / rate)} left" if facts["total"] and rate else ""
                 of = "" if facts["total"] is None else f" of {facts['total']:,}"
-                facts["state"] = f"{facts['n']:,}{of}" + (f", {rate:.1f}/s{left}" if rate else "")
+                facts["state"] = f"{facts['n']:,}{of}" + (f", {rate:.1f}/s{left}" if rate else "") + progress.noted
                 return facts
 
         shape = "{desc} {bar:24} {state}" if total is not None else "{desc} {state}"
@@ -111,6 +121,9 @@ class ProgressBar(Progress):
 
     def advance(self, number: int) -> None:
         self.bar.update(number)
+
+    def note(self, text: str) -> None:
+        self.noted = f", {text}" if text else ""
 
     @contextmanager
     def aside(self) -> Iterator[None]:

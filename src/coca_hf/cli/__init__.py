@@ -20,6 +20,7 @@ from .convert import convert
 from .embed import embed
 from .export import export
 from .push import push
+from .train import train
 
 
 # Releases of Typer differ in whether they use click or carry a copy of it.
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command()(caption)
 app.command()(embed)
 app.command()(classify)
+app.command()(train)
 app.command()(convert)
 app.command()(export)
 app.command()(push)

@@ -28,10 +28,10 @@ def more_option(text: str, metavar: str | None, *names: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=text, show_default=False, hidden=True)
 
 
-def _show_more(context: typer.Context, wanted: bool) -> None:
+def show_more(context: typer.Context, wanted: bool) -> None:
     if not wanted:
         return
-    typer.echo(f"For many images, {context.command_path} also has:")
+    typer.echo(f"{context.command_path} also has:")
     hidden = [each for each in context.command.params if getattr(each, "hidden", False) and len(each.opts[0]) > 1]
     options: list[Any] = [each for each in hidden if each.opts[0].startswith("--")]
     rows = [(f"{each.opts[0]} {each.metavar or ''}".rstrip(), each.help or "") for each in options]
@@ -56,7 +56,7 @@ class ImageOptions:
     dtype: Annotated[str, option("auto (fastest), float32 (exact), bfloat16 or float16.", "TYPE")] = "auto"
     quiet: Quiet = False
     help_more: Annotated[
-        bool, typer.Option("--help-more", help="Options for many images.", callback=_show_more, is_eager=True)
+        bool, typer.Option("--help-more", help="Options for many images.", callback=show_more, is_eager=True)
     ] = False
     from_file: Annotated[str | None, more_option("A list of paths, one a line.", "FILE")] = None
     member_suffix: Annotated[list[str] | None, more_option("Also read shard members that end in this.", "ENDING")] = (
