@@ -47,6 +47,7 @@ def checkpoint_of_open_clip(folder: Path) -> dict[str, bytes]:
     # open_clip's decoder has no other ratio, and its image tokens no other width.
     width = config["text_config"]["hidden_size"]
     config["vision_config"]["pooler_hidden_size"] = width
+    config["text_config"]["max_position_embeddings"] = 76
     config["multimodal_config"] |= {"cross_attention_hidden_size": width, "intermediate_size": 4 * width}
     for part in (config, config["vision_config"], config["text_config"]):
         part["projection_dim"] = width
