@@ -1,6 +1,6 @@
 # Copyright 2026 The coca_hf authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the pictures of README and documentation: example images with the bundled model's captions, and the chart.
+"""Draws the pictures of README and documentation: captions of example images and where their words look, and a chart.
 
     python scripts/docs/make_pictures.py
 
@@ -14,6 +14,7 @@ from typing import Any
 
 from matplotlib import pyplot
 from PIL import Image, ImageOps
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import coca_hf
 
@@ -26,6 +27,8 @@ EXAMPLES = (
     "red-crosses-left-of-green-square.png",
     "cyan-diamonds-above-pink-circles.png",
 )
+# The picture whose words are shown, and the words.
+LOOKED_AT, WORDS = 2, ("three", "crosses", "green", "square")
 SPEED = ROOT / "benchmarks" / "speed" / "results.json"
 # Of the rows of SPEED, and of their variants, what the chart shows and how it calls them.
 ROWS = {
@@ -43,18 +46,30 @@ INK = "#202124"
 
 
 def draw_captions(path: Path) -> None:
-    """Pictures side by side, each with its caption below."""
-    captioner = coca_hf.pipeline("image-to-text", model=coca_hf.bundled_model())
-    images = {file.name: file for file in coca_hf.example_images()}
-    figure, axes = pyplot.subplots(1, len(EXAMPLES), figsize=(10, 3.6))
-    for axis, name in zip(axes, EXAMPLES, strict=True):
-        caption = captioner(str(images[name]))[0]["generated_text"]
-        axis.imshow(ImageOps.exif_transpose(Image.open(images[name])).convert("RGB"))
-        axis.set_xlabel(textwrap.fill(caption, 27), fontsize=11, color=INK, labelpad=8)
-        axis.set(xticks=[], yticks=[])
-        for spine in axis.spines.values():
-            spine.set_color("#dadce0")
+    """Pictures side by side, each with its caption below; and below them where words of one caption look."""
+    model = AutoModelForImageTextToText.from_pretrained(coca_hf.bundled_model())
+    processor = AutoProcessor.from_pretrained(coca_hf.bundled_model())
+    files = {file.name: file for file in coca_hf.example_images()}
+    images = [ImageOps.exif_transpose(Image.open(files[name])).convert("RGB") for name in EXAMPLES]
+    ids = model.generate(**processor(images=images, return_tensors="pt"))
+    captions = processor.batch_decode(ids, skip_special_tokens=True)
+    maps = coca_hf.word_maps(model, processor, images[LOOKED_AT], captions[LOOKED_AT])
+    heats = {each.word: each.heat for each in maps}
+
+    figure, axes = pyplot.subplots(2, len(EXAMPLES), figsize=(10, 6.6))
+    for axis, image, caption in zip(axes[0], images, captions, strict=True):
+        show(axis, image, textwrap.fill(caption, 27))
+    for axis, word in zip(axes[1], WORDS, strict=True):
+        show(axis, coca_hf.overlay(images[LOOKED_AT], heats[word]), f"\u201c{word}\u201d")
     save(figure, path)
+
+
+def show(axis: Any, image: Image.Image, text: str) -> None:
+    axis.imshow(image)
+    axis.set_xlabel(text, fontsize=11, color=INK, labelpad=8)
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set_color("#dadce0")
 
 
 def draw_speed(path: Path) -> None:
@@ -86,7 +101,7 @@ def save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
     # Without a date, the same picture is the same file.
-    figure.savefig(path, dpi=160, facecolor="white", bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(path, dpi=110, facecolor="white", bbox_inches="tight", metadata={"Software": None})
     pyplot.close(figure)
 
 
