@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import typer
 
+import coca_hf
 from coca_hf.cli import app
 from coca_hf.conversion import export_open_clip
 from coca_hf.modeling_coca import CoCaForCaptioning
@@ -95,3 +96,14 @@ def test_the_site_builds_without_a_warning(tmp_path):
     page = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     assert "fonts.googleapis.com" not in page
     assert "--num-beam-groups" in (tmp_path / "site" / "reference" / "command.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_what_a_page_outside_the_site_links_to_is_there(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_citation_names_this_version():
+    assert f"version: {coca_hf.__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
