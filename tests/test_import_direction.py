@@ -33,6 +33,7 @@ LEVELS = {
     "training": 1,
     "publishing": 1,
     "exporting": 1,
+    "search": 1,
     "conversion": 1,
     "open_clip": 1,
     "seeing": 1,
@@ -40,7 +41,7 @@ LEVELS = {
 
 # Parts that the package's own `__init__` offers as `coca_hf.conversion` and so on. It is the front door: it names them
 # for type checkers, and imports one only when it is asked for.
-OFFERED = {"conversion", "open_clip", "publishing", "seeing", "exporting", "training"}
+OFFERED = {"conversion", "open_clip", "publishing", "search", "seeing", "exporting", "training"}
 
 
 def named(path: Path) -> str:

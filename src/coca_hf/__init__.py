@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from . import conversion, open_clip, publishing, seeing, training
+    from . import conversion, open_clip, publishing, search, seeing, training
     from .configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
     from .exporting import export, load
     from .image_processing_coca import CoCaImageProcessor
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .tokenization_coca import CoCaTokenizer
 
 
-_PARTS = ("conversion", "open_clip", "publishing", "seeing", "training")
+_PARTS = ("conversion", "open_clip", "publishing", "search", "seeing", "training")
 _MODULES = {
     "CoCaConfig": "configuration_coca",
     "CoCaForCaptioning": "modeling_coca",
@@ -87,6 +87,7 @@ __all__ = [
     "overlay",
     "pipeline",
     "publishing",
+    "search",
     "seeing",
     "similarity_map",
     "training",

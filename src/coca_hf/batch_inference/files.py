@@ -73,6 +73,24 @@ def write_all(descriptor: int, data: bytes) -> None:
         left = left[os.write(descriptor, left) :]
 
 
+def lock_file(path: str) -> int:
+    """A descriptor that holds the lock at `path` till it is closed, or its process ends, however that happens.
+
+    Raises `BlockingIOError` where another process holds it. A file system or a machine without locks has nobody wait.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except (ImportError, OSError):  # no such system or file system
+        pass
+    return descriptor
+
+
 class AsideFile:
     """A file that appears under its name when it is complete, and otherwise not at all.
 

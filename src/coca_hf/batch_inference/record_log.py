@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 
 from .batches import Chunk, Part
 from .errors import OutputError
-from .files import error_text, remove_asides, sync_folder, write_all, write_whole
+from .files import error_text, lock_file, remove_asides, sync_folder, write_all, write_whole
 from .inputs import Record
 from .jobs import MadeWith
 from .plan import Block
@@ -148,24 +148,13 @@ class RecordLog:
     def lock(self) -> None:
         """Raises `OutputError` where another run writes here. The lock goes with the process, however that ends."""
         try:
-            import fcntl
-        except ImportError:  # not a system that this package supports
-            return
-        try:
-            descriptor = os.open(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise self.failure(error) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock_file(os.path.join(self.folder, "lock"))
         except BlockingIOError:
-            # Not ours: whoever closes this log must not clean up in it.
-            os.close(descriptor)
             raise OutputError(
                 f"another run is writing to {self.output!r}. Wait for it, or name another file"
             ) from None
-        except OSError:
-            pass  # a file system without locks
-        self._lock = descriptor
+        except OSError as error:
+            raise self.failure(error) from None
 
     def clean(self) -> None:
         """Removes what processes left that were killed. Nobody may be at work here."""
@@ -269,6 +258,11 @@ class RecordLog:
             for _ in range(first):
                 next(records)
             yield from records
+
+    def every_record(self) -> Iterator[Record]:
+        """Of all blocks, whatever plan they belong to. What two processes did comes twice."""
+        self.refresh()
+        return (record for entries in self.entries.values() for entry in entries for record in self._read(entry))
 
     def _read(self, entry: _Entry) -> Iterator[Record]:
         try:

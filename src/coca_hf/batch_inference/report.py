@@ -5,7 +5,7 @@
 import base64
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,17 @@ def _maps(record: Record) -> list[tuple[str, bytes]]:
     return [*shown, *((word, b"") for word in rest)] if shown else []
 
 
-def write_page(
-    path: str, template: str | Path, *, command: str, title: str, facts: Mapping[str, str], **fields: Any
-) -> None:
+def write_page(path: str, template: str | Path, **fields: Any) -> None:
+    """`page_pieces` of the template and the fields, into a file. Raises `OutputError`."""
+    with AsideFile(path) as file:
+        for piece in page_pieces(template, **fields):
+            file.write(piece.encode("utf-8"))
+        file.commit()
+
+
+def page_pieces(
+    template: str | Path, *, command: str, title: str, facts: Mapping[str, str], **fields: Any
+) -> Iterator[str]:
     """
     A page complete in itself, piece by piece.
 
@@ -91,9 +99,6 @@ def write_page(
         command: what made it, for example "coca-hf caption".
         facts: shown in the head of the page, for example the model.
         fields: all else that the template names.
-
-    Raises:
-        OutputError: The page cannot be written.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup, escape
@@ -109,7 +114,7 @@ def write_page(
     environment.filters["printable"] = printable
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
     environment.filters["breakable"] = lambda name: escape(printable(name)).replace("/", Markup("/<wbr>"))
-    page = environment.get_template(Path(template).name).generate(
+    return environment.get_template(Path(template).name).generate(
         mark=Markup(_mark(command)),
         style=Markup((home / "report.css").read_text("utf-8")),
         command=command,
@@ -117,10 +122,6 @@ def write_page(
         facts={**facts, "Made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")},
         **fields,
     )
-    with AsideFile(path) as file:
-        for piece in page:
-            file.write(piece.encode("utf-8"))
-        file.commit()
 
 
 def _mark(command: str) -> str:

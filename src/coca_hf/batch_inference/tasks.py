@@ -110,7 +110,7 @@ class CaptionTask(_ImageTask):
     def __init__(self, choice: ModelChoice, options: CaptionOptions, *, embeddings: bool = False, maps: bool = False):
         config = load_config(choice)
         if embeddings:
-            _require_one_vector(choice, config, parts=("vision",))
+            require_one_vector(choice, config, parts=("vision",))
         self.embeddings = embeddings
         self.maps = maps and config.vision_config.attentional_pooling != "none"
         self.processor = load_processor(choice)
@@ -211,7 +211,7 @@ def _no_room(options: CaptionOptions, prompt_length: int, context: int) -> str:
 
 class _TowersTask(_ImageTask):
     def __init__(self, choice: ModelChoice):
-        _require_one_vector(choice, load_config(choice))
+        require_one_vector(choice, load_config(choice))
         self.processor = load_processor(choice)
         self.prepare = Preparer(self.processor, exact=choice.is_exact)
         self.model = load_model(choice, "towers")
@@ -236,15 +236,7 @@ class ClassifyTask(_TowersTask):
     def __init__(self, choice: ModelChoice, labels: Sequence[str], template: str):
         super().__init__(choice)
         self.labels = list(labels)
-        texts = [template.replace("{}", label) for label in labels]
-        pieces = (texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE))
-        self.text_embeds = torch.cat([self._text_embeds(piece) for piece in pieces])
-
-    def _text_embeds(self, texts: list[str]) -> Tensor:
-        """-> (texts, dimensions), L2-normalised, in float32."""
-        encoded = self.processor(text=texts, padding=True, truncation=True, return_tensors="pt").to(self.model.device)
-        with torch.inference_mode():
-            return F.normalize(self.model.get_text_features(**encoded).pooler_output.float(), dim=-1)
+        self.text_embeds = text_embeds(self.model, self.processor, [template.replace("{}", each) for each in labels])
 
     def process(self, prepared: list[np.ndarray], places: Sequence[tuple[int, int]]) -> list[Result]:
         with _inference(len(prepared)):
@@ -257,7 +249,18 @@ class ClassifyTask(_TowersTask):
         return Result({"label": next(iter(scores)), "scores": scores})
 
 
-def _require_one_vector(choice: ModelChoice, config: Any, parts: Sequence[str] = ("vision", "text")) -> None:
+def text_embeds(model: Any, processor: Any, texts: Sequence[str]) -> Tensor:
+    """-> (texts, dimensions), L2-normalised, in float32, on the model's device. Texts are cut to its context."""
+    pieces = []
+    with torch.inference_mode():
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            piece = list(texts[start : start + _TEXTS_AT_ONCE])
+            encoded = processor(text=piece, padding=True, truncation=True, return_tensors="pt").to(model.device)
+            pieces.append(F.normalize(model.get_text_features(**encoded).pooler_output.float(), dim=-1))
+    return torch.cat(pieces)
+
+
+def require_one_vector(choice: ModelChoice, config: Any, parts: Sequence[str] = ("vision", "text")) -> None:
     for part in parts:
         if getattr(config, f"{part}_config").pool_type == "none":
             raise ModelError(f"the model {choice.name!r} gives no single vector: its {part} pool_type is 'none'")

@@ -19,7 +19,9 @@ from .classify import classify
 from .convert import convert
 from .embed import embed
 from .export import export
+from .index import index
 from .push import push
+from .search import search
 from .train import train
 
 
@@ -38,6 +40,8 @@ app = typer.Typer(
 app.command()(caption)
 app.command()(embed)
 app.command()(classify)
+app.command()(index)
+app.command()(search)
 app.command()(train)
 app.command()(convert)
 app.command()(export)

@@ -4,7 +4,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
@@ -123,11 +123,14 @@ class ImageOptions:
         return ModelChoice(model, self.device, self.dtype)
 
 
-def takes_images(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose parameter `images` is `ImageOptions`, with each of these as an option of its own."""
+def takes_images(command: Callable[..., None] | None = None, *, without: Sequence[str] = ()) -> Callable[..., Any]:
+    """A command whose parameter `images` is `ImageOptions`, with each of these as an option of its own, but for those
+    that it is `without`."""
+    if command is None:
+        return functools.partial(takes_images, without=without)
     own = inspect.signature(command)
     hints = get_type_hints(ImageOptions, include_extras=True)
-    names = [field.name for field in fields(ImageOptions)]
+    names = [field.name for field in fields(ImageOptions) if field.name not in without]
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:
@@ -139,7 +142,7 @@ def takes_images(command: Callable[..., None]) -> Callable[..., None]:
             field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
         )
         for field in fields(ImageOptions)
-        if field.default is not MISSING
+        if field.default is not MISSING and field.name in names
     ]
     rest = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
