@@ -138,8 +138,8 @@ class Calibration:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Calibration":
         pairs = tuple((number, similarity) for number, similarity in content["pairs"])
-        words = (frozenset(content[name]) for name in ("frequent", "known"))
-        return cls(content["photos"], *words, pairs, tuple(content["nearest"]))
+        frequent, known = frozenset(content["frequent"]), frozenset(content["known"])
+        return cls(content["photos"], frequent, known, pairs, tuple(content["nearest"]))
 
 
 def _in_order(wanted: Sequence[str], found: Sequence[str]) -> int:
