@@ -31,7 +31,7 @@ def export(
     from ..exporting.errors import ExportError
 
     try:
-        check_arguments(model, Path(folder), format)
+        check_arguments(model, Path(folder), format, int8=int8)
     except ExportError as error:
         raise console.UsageError(str(error)) from error
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from ..batch_inference.errors import ModelError
 from ..batch_inference.models import check_model
-from ..runtimes.folder import is_exported
+from ..runtimes.folder import ExportedFolder, is_exported
 from .errors import ExportError
 
 
-FORMATS = ("onnx", "openvino")
+FORMATS = ("onnx", "openvino", "web")
 
 # What makes a format and what runs it, and the extra that brings them.
 _NEEDED = {
@@ -26,7 +26,7 @@ _NEEDED = {
 _EXTRAS = {"onnx": "export", "openvino": "openvino", "web": "export"}
 
 
-def check_arguments(model: Any, folder: Path, format_name: str) -> None:
+def check_arguments(model: Any, folder: Path, format_name: str, *, int8: bool = False) -> None:
     """Raises `ExportError` for all that can be known before the model is loaded."""
     if format_name not in FORMATS:
         raise ExportError(f"no such format: {format_name!r}. Give {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
@@ -42,7 +42,17 @@ def check_arguments(model: Any, folder: Path, format_name: str) -> None:
         with as_export_error():
             check_model(str(model), captions=False)
         if is_exported(str(model)):
-            raise ExportError(f"{str(model)!r} is an exported model: give the one that it was exported from")
+            _check_exported(Path(model), format_name, int8)
+
+
+def _check_exported(model: Path, format_name: str, int8: bool) -> None:
+    """Of an exported model, a page can still be made."""
+    if format_name != "web" or ExportedFolder.read(model).format != "onnx":
+        raise ExportError(
+            f"{str(model)!r} is an exported model: give the one that it was exported from (a page takes one in onnx)"
+        )
+    if int8:
+        raise ExportError(f"{str(model)!r} is exported already: --int8 is for the model that it was exported from")
 
 
 @contextmanager

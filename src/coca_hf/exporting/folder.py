@@ -27,7 +27,7 @@ from ..batch_inference.models import (
 )
 from ..modeling_coca import CoCaForCaptioning, CoCaModel
 from ..runtimes.errors import ExportedModelError
-from ..runtimes.folder import ExportedFolder
+from ..runtimes.folder import ExportedFolder, is_exported
 from ..runtimes.programs import load_program
 from .arguments import as_export_error, check_arguments
 from .card import card
@@ -60,7 +60,7 @@ def export(
 
     Args:
         model: A saved folder or Hub id; or a [`CoCaForCaptioning`] or [`CoCaModel`], on the CPU in float32, with its
-            `processor`.
+            `processor`. For "web" also a folder that was exported to "onnx".
         folder: To be made; it must not be there, or be empty.
         format: "onnx" for ONNX Runtime, "openvino" for OpenVINO, "web" for a page with everything it needs.
         int8: Weights of 8 bits: a quarter of the bytes, and captions of which a few differ.
@@ -75,18 +75,19 @@ def export(
             left behind.
     """
     target = Path(folder)
-    check_arguments(model, target, format)
+    check_arguments(model, target, format, int8=int8)
     say = say or (lambda message: None)
-    source, model, processor = _source(model, processor)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        if format == "web":
-            from .web import write_page
-
-            write_page(model, processor, source, aside, int8=int8, say=say)
+        if isinstance(model, (str, os.PathLike)) and is_exported(model):
+            _write_page(Path(model), aside)
+        elif format == "web":
+            with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as exported:
+                write_folder(*_source(model, processor), Path(exported), "onnx", int8=int8, say=say)
+                _write_page(Path(exported), aside)
         else:
-            write_folder(model, processor, source, aside, format, int8=int8, say=say)
+            write_folder(*_source(model, processor), aside, format, int8=int8, say=say)
         aside.chmod(0o777 & ~_umask())
         if target.is_dir():
             target.rmdir()
@@ -98,8 +99,16 @@ def export(
     return target
 
 
-def _source(model: Any, processor: Any) -> tuple[dict[str, str], Any, Any]:
-    """What it is exported from, in words for the manifest; the model in float32, and its processor."""
+def _write_page(exported: Path, folder: Path) -> None:
+    from .web import write_page
+
+    choice = ModelChoice(str(exported))
+    with as_export_error():
+        write_page(exported, load_config(choice), load_processor(choice), folder)
+
+
+def _source(model: Any, processor: Any) -> tuple[Any, Any, dict[str, str]]:
+    """The model in float32, its processor, and what it is exported from, in words for the manifest."""
     if not isinstance(model, (str, os.PathLike)):
         if not isinstance(model, (CoCaForCaptioning, CoCaModel)):
             raise ExportError(f"a {type(model).__name__} is not a CoCaForCaptioning or CoCaModel")
@@ -107,7 +116,7 @@ def _source(model: Any, processor: Any) -> tuple[dict[str, str], Any, Any]:
             raise ExportError("processor is missing: an exported folder holds the model's")
         if model.dtype != torch.float32 or model.device.type != "cpu":
             raise ExportError(f"the model is {model.dtype} on {model.device}: load it in float32 on the CPU")
-        return {"name": str(model.name_or_path or ""), "fingerprint": ""}, model.eval(), processor
+        return model.eval(), processor, {"name": str(model.name_or_path or ""), "fingerprint": ""}
     choice = ModelChoice(str(model), "cpu", "float32")
     with as_export_error():
         loaded = load_model(choice, "captioner" if can_caption(choice) else "towers")
@@ -115,7 +124,7 @@ def _source(model: Any, processor: Any) -> tuple[dict[str, str], Any, Any]:
             if getattr(load_config(choice), f"{part}_config").pool_type == "none":
                 raise ExportError(f"the model {choice.name!r} gives no single vector: its {part} pool_type is 'none'")
         source = {"name": Path(choice.name).name if os.path.isdir(choice.name) else choice.name}
-        return source | {"fingerprint": fingerprint(choice.name)}, loaded, processor or load_processor(choice)
+        return loaded, processor or load_processor(choice), source | {"fingerprint": fingerprint(choice.name)}
 
 
 def write_folder(

@@ -1,0 +1,111 @@
+# Copyright 2026 The coca_hf authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The exported page, in a browser without a network: its tokens are PyTorch's."""
+
+import base64
+import functools
+import http.server
+import shutil
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+import coca_hf
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+# What a browser decodes as Pillow does.
+PICTURES = [path for path in coca_hf.example_images() if path.suffix in (".png", ".jpg", ".bmp")][:6]
+
+SEE = """async ([bytes, labels]) => {
+    const file = new Blob([Uint8Array.from(atob(bytes), (each) => each.charCodeAt(0))]);
+    const seen = await coca.look(file);
+    return [await coca.captionIds(seen), await coca.compare(seen, labels), Array.from(seen.embed),
+            await coca.caption(seen)];
+}"""
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="session")
+def page_folder(exported, tmp_path_factory):
+    return coca_hf.export(exported, tmp_path_factory.mktemp("page") / "page", "web")
+
+
+@pytest.fixture(scope="session")
+def page(page_folder):
+    """The page, opened; every request for anything but its own server fails the test."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here to open the page with")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=page_folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    home = f"http://127.0.0.1:{server.server_port}/"
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page()
+        opened.asked, opened.problems = [], []
+        opened.on("request", lambda request: opened.asked.append(request.url))
+        opened.on("console", lambda message: opened.problems.append(message.text) if message.type == "error" else None)
+        opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+        opened.goto(home)
+        sync_api.expect(opened.locator("#status")).to_have_text("Ready.", timeout=60_000)
+        yield opened
+        assert all(url.startswith((home, "blob:", "data:")) for url in opened.asked)
+        assert opened.problems == []
+        browser.close()
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def plain():
+    return coca_hf.load(coca_hf.bundled_model(), dtype="float32")
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
+def test_the_page_writes_the_tokens_that_pytorch_writes(page, plain, path):
+    processor = AutoProcessor.from_pretrained(coca_hf.bundled_model())
+    labels = ["a red circle", "two blue squares", "it's a star!"]
+    ids, scores, embed, caption = page.evaluate(SEE, [base64.b64encode(path.read_bytes()).decode(), labels])
+    pixel_values = processor(images=Image.open(path), return_tensors="pt")["pixel_values"]
+    expected = plain.generate(pixel_values, num_beams=1)[0]
+    assert ids == expected.tolist()
+    assert caption == processor.decode(expected, skip_special_tokens=True).strip()
+    image_embed = torch.nn.functional.normalize(plain.get_image_features(pixel_values).pooler_output, dim=-1)
+    assert np.dot(embed, image_embed[0].numpy()) > 0.998  # Pillow keeps the palette of one picture while it resizes it
+    texts = processor(text=[f"This is a photo of {label}." for label in labels], padding=True, return_tensors="pt")
+    text_embeds = torch.nn.functional.normalize(plain.get_text_features(**texts).pooler_output, dim=-1)
+    logits = getattr(plain, "model", plain).similarity(image_embed, text_embeds)
+    assert np.abs(np.array(scores) - logits.softmax(dim=-1)[0].detach().numpy()).max() < 0.01
+
+
+def test_a_visitor_chooses_a_picture_and_types_labels(page):
+    path = next(path for path in PICTURES if path.name == "red-circle.jpg")
+    page.set_input_files("#file", str(path))
+    page.wait_for_selector("#status:has-text('seconds')", timeout=60_000)
+    assert "red circle" in page.inner_text("#caption")
+    page.fill("#labels", "a blue square, a red circle")
+    page.click("button")
+    page.wait_for_selector("#scores li")
+    assert page.inner_text("#scores li:first-child").startswith("a red circle")
+
+
+def test_a_file_that_is_no_picture_is_said_to_be_none(page, tmp_path):
+    (tmp_path / "notes.png").write_text("not a picture")
+    page.set_input_files("#file", str(tmp_path / "notes.png"))
+    page.wait_for_selector("#status.wrong", timeout=60_000)
+    assert "notes.png cannot be read as a picture" in page.inner_text("#status")
+
+
+def test_everything_that_the_page_needs_is_in_its_folder(page_folder):
+    names = {path.relative_to(page_folder).as_posix() for path in page_folder.rglob("*") if path.is_file()}
+    assert {"index.html", "page.json", "tokenizer.json", "vision.onnx", "decoder_step.onnx", "ort/LICENSE"} <= names
+    assert (page_folder / "ort" / "ort-wasm-simd-threaded.wasm").stat().st_size > 10**7
