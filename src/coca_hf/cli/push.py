@@ -27,6 +27,7 @@ def push(
     private: Annotated[bool, option("Make a new repository private.", None, "--private")] = False,
     revision: Annotated[str | None, option("Branch (default: main).", "BRANCH")] = None,
     message: Annotated[str | None, option("Title of the commit.", "TEXT")] = None,
+    endpoint: Annotated[bool, option("With a handler for Inference Endpoints.", None, "--endpoint")] = False,
     dry_run: Annotated[bool, option("Show files and card; send nothing.", None, "--dry-run")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -36,10 +37,12 @@ def push(
     that has transformers only. The same command again continues what failed.
     """
     from ..publishing.errors import PublishingError
-    from ..publishing.plan import check_branch, plan_publication
+    from ..publishing.plan import check_branch, plan_publication, with_endpoint
 
     try:
         publication = plan_publication(folder, repo_id)
+        if endpoint:
+            publication = with_endpoint(publication)
         check_branch(revision)
     except PublishingError as error:
         raise console.UsageError(str(error).rstrip(".")) from error

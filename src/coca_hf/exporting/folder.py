@@ -80,7 +80,7 @@ def export(
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        if isinstance(model, (str, os.PathLike)) and is_exported(model):
+        if isinstance(model, (str, os.PathLike)) and is_exported(str(model)):
             _write_page(Path(model), aside)
         elif format == "web":
             with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as exported:

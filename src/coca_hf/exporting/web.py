@@ -89,13 +89,14 @@ def _image_settings(processor: Any) -> dict[str, Any]:
         raise ExportError(
             f"the page resizes by {' or '.join(_FILTERS.values())}, not by resample={processor.resample}"
         )
+    crop: Any = processor.crop_size
     fill = processor.fill_color or 0
     normalized = processor.do_normalize
     return {
         "size": list(target_size(processor.size)) if processor.do_resize else None,
         "mode": processor.resize_mode,
         "filter": _FILTERS.get(processor.resample),
-        "crop": [processor.crop_size.height, processor.crop_size.width] if processor.do_center_crop else None,
+        "crop": [crop.height, crop.width] if processor.do_center_crop else None,
         "mean": list(processor.image_mean) if normalized else [0, 0, 0],
         "std": list(processor.image_std) if normalized else [1, 1, 1],
         "fill": [fill] * 3 if isinstance(fill, (int, float)) else list(fill),

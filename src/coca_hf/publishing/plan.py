@@ -5,12 +5,13 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from ..serving import HANDLER_FILES
 from .errors import PublishingError
 
 
@@ -99,6 +100,11 @@ def plan_publication(folder: str | Path, repo_id: str) -> Publication:
         paths={name: folder / name for name in names},
         left_out=tuple(name for name in here if name not in taken),
     )
+
+
+def with_endpoint(publication: Publication) -> Publication:
+    """The same with what Inference Endpoints runs beside the model: handler.py and its requirements.txt."""
+    return replace(publication, paths={**publication.paths, **HANDLER_FILES})
 
 
 def check_repository_id(repo_id: str) -> None:
