@@ -129,6 +129,15 @@ def test_the_command_takes_an_exported_folder(exported, capsys, tmp_path):
     assert "float32 by ONNX Runtime on cpu" in capsys.readouterr().err
 
 
+def test_a_report_of_an_exported_model_has_captions_and_maps_are_refused(exported, capsys, tmp_path):
+    picture = str(coca_hf.example_images()[0])
+    report = tmp_path / "report.html"
+    assert main(["caption", picture, "--report", str(report), "--quiet", "--model", str(exported)]) == 0
+    assert "blue hearts" in report.read_text()
+    assert main(["caption", picture, "--maps", str(tmp_path / "maps"), "--model", str(exported)]) == 2
+    assert "maps need the model that it was exported from" in capsys.readouterr().err
+
+
 def test_a_folder_of_another_version_is_refused_in_a_sentence(exported, tmp_path, capsys):
     shutil.copytree(exported, tmp_path / "other")
     manifest = json.loads((exported / "coca_export.json").read_text())

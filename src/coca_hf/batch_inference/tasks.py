@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..image_processing_coca import CoCaImageProcessor, resized_size, target_size
+from ..runtimes.folder import is_exported
 from .errors import MemoryOnDeviceError, ModelError
 from .jobs import CaptionOptions, Result
 from .maps import packed_maps
@@ -112,7 +113,7 @@ class CaptionTask(_ImageTask):
         if embeddings:
             require_one_vector(choice, config, parts=("vision",))
         self.embeddings = embeddings
-        self.maps = maps and config.vision_config.attentional_pooling != "none"
+        self.maps = maps and config.vision_config.attentional_pooling != "none" and not is_exported(choice.name)
         self.processor = load_processor(choice)
         self.prepare = (SizedPreparer if self.maps else Preparer)(self.processor, exact=choice.is_exact)
         self.arguments = options.generation_arguments()
