@@ -53,7 +53,7 @@ def section(path: str, command: Any) -> Iterator[str]:
     yield table("Option", [named(each) for each in options if not each.hidden])
     hidden = [each for each in options if each.hidden]
     if hidden:
-        yield "And for many images, as `--help-more` lists them:\n"
+        yield "More options, which `--help-more` lists:\n"
         yield table("Option", [named(each) for each in hidden])
 
 

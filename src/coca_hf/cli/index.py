@@ -18,9 +18,7 @@ from .options import ImageOptions, option, takes_images
 @takes_images(without=("dataset", "split", "column", "streaming"))
 def index(
     images: ImageOptions,
-    output: Annotated[
-        str, option("The index, a folder; one that is there is brought up to date.", "INDEX", "--output", "-o")
-    ],
+    output: Annotated[str, option("Folder of the index; an existing one is updated.", "INDEX", "--output", "-o")],
     num_beams: Annotated[int | None, option("Beams of a caption; 1 is fastest.", "N")] = None,
 ) -> None:
     """Index images for 'coca-hf search': files, folders and globs."""

@@ -27,14 +27,14 @@ _FORMATS = ("text", "json", "html")
 def search(
     index: Annotated[str, typer.Argument(metavar="INDEX", help="What 'coca-hf index' made.", show_default=False)],
     query: Annotated[
-        str | None, typer.Argument(metavar="[QUERY]", help='Words, such as "two red circles".', show_default=False)
+        str | None, typer.Argument(metavar="QUERY", help='Words, such as "two red circles".', show_default=False)
     ] = None,
     image: Annotated[str | None, option("Search by this picture instead.", "FILE")] = None,
-    duplicates: Annotated[bool, option("Photos that are nearly the same, in groups.", None, "--duplicates")] = False,
-    top: Annotated[int, option("How many at most (default: 10).", "N")] = 10,
-    nearest: Annotated[bool, option("The nearest, whether they match or not.", None, "--nearest")] = False,
+    duplicates: Annotated[bool, option("Groups of photos that are nearly the same.", None, "--duplicates")] = False,
+    top: Annotated[int, option("Show N at most (default: 10).", "N")] = 10,
+    nearest: Annotated[bool, option("Show the nearest even if they do not match.", None, "--nearest")] = False,
     form: Annotated[str, option("text (default), json or html.", "FORMAT", "--format")] = "text",
-    output: Annotated[str | None, option("A file instead of stdout.", "FILE", "--output", "-o")] = None,
+    output: Annotated[str | None, option("Write to a file instead of stdout.", "FILE", "--output", "-o")] = None,
     model: Annotated[str | None, option("Where the index's model is now.", "MODEL")] = None,
     device: Annotated[str, option("auto (default), cpu, cuda, cuda:1, mps or xpu.", "DEVICE")] = "auto",
     quiet: Quiet = False,
