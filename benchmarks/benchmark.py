@@ -597,7 +597,7 @@ def _markdown(results: Record) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _machine() -> Record:
+def machine() -> Record:
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     packages = ("coca-hf", "torch", "transformers", "pillow")
     return {
@@ -613,7 +613,7 @@ def _machine() -> Record:
 
 def _save(results: Record, output: Path) -> None:
     """After each comparison: a run may end early."""
-    results |= _machine()
+    results |= machine()
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (output / "table.md").write_text(_markdown(results))
 

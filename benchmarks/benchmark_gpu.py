@@ -8,7 +8,8 @@
 Captioning: images per second, greedy and with 6 beams, for one image and for 64, with a dynamic and with a compiled
 static cache; open_clip on the same card; and the floor: the encoder's operations, then for every token the larger of
 weights to read and operations to do, at the bandwidth and the rate that this card reaches in a copy and in a product.
-Training: samples per second and the share of that rate that the model's own operations use.
+Training: samples per second, peak memory, and the share of that rate that the model's own operations use (model-FLOPs
+utilisation against what the card reaches, not against its data sheet); the same batch also as exact micro-batches.
 """
 
 import json
@@ -34,6 +35,7 @@ from coca_hf import optimize_for_inference, optimize_for_training
 from coca_hf.configuration_coca import CoCaConfig
 from coca_hf.conversion import open_clip_config
 from coca_hf.modeling_coca import CoCaForCaptioning
+from coca_hf.training.accumulation import ExactAccumulation
 
 
 MODEL = "coca_ViT-L-14"
@@ -149,29 +151,48 @@ def _caption_with_open_clip(reference: Path, device: str, batches: tuple[int, ..
     process.close()
 
 
-# How a training step can be run: the weights' dtype, and whether the layers are compiled.
+# How a training step can be run: the weights' dtype, whether the layers are compiled, micro-batches.
 TRAINING_SIDES = {
-    "autocast": (torch.float32, False),
-    "autocast, layers compiled": (torch.float32, True),
-    "bfloat16 weights, layers compiled": (torch.bfloat16, True),
+    "autocast": (torch.float32, False, 1),
+    "autocast, layers compiled": (torch.float32, True, 1),
+    "autocast, 4 micro-batches": (torch.float32, False, 4),
+    "bfloat16 weights, layers compiled": (torch.bfloat16, True, 1),
 }
 
 
 def _train(config: CoCaConfig, device: str, batch: int, length: int, rates: tuple[float, float], side: str) -> Record:
     """Forward, backward and AdamW, with products in bfloat16."""
-    dtype, is_compiled = TRAINING_SIDES[side]
+    dtype, is_compiled, micro_batches = TRAINING_SIDES[side]
     # PyTorch stops compiling a function that it has compiled often enough, for the sides before.
     torch._dynamo.reset()
     model = optimize_for_training(CoCaForCaptioning(config).to(device, dtype).train())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=device != "cpu")
     x, ids = images(batch).to(device, dtype), captions(batch, length, length).to(device)
 
+    products = partial(torch.autocast, device, torch.bfloat16)
+
     def forward() -> torch.Tensor:
-        with torch.autocast(device, torch.bfloat16):
+        with products():
             return model(x, ids, labels=ids).loss
 
+    parts = [
+        {"pixel_values": pixels, "input_ids": texts, "labels": texts}
+        for pixels, texts in zip(x.chunk(micro_batches), ids.chunk(micro_batches), strict=True)
+    ]
+
+    def accumulate() -> None:
+        accumulation = ExactAccumulation(model, parts, autocast=products)
+        for part in parts:
+            with accumulation.next() as add_gradients:
+                with products():
+                    outputs = model(**part, return_loss=False, num_items_in_batch=ids[:, 1:].numel())
+                add_gradients(outputs.loss, outputs).backward()
+
     def step() -> None:
-        forward().backward()
+        if micro_batches > 1:
+            accumulate()
+        else:
+            forward().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -183,6 +204,8 @@ def _train(config: CoCaConfig, device: str, batch: int, length: int, rates: tupl
             if isinstance(module, GradientCheckpointingLayer):
                 # On a CPU this is a rehearsal, which need not wait for code to be made.
                 module.compile(backend="aot_eager" if device == "cpu" else "inductor")
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     # As training goes on, the next step is prepared while the card still works on the last.
     seconds = _seconds(step, device, 3, in_a_row=4)
     return {
@@ -191,7 +214,9 @@ def _train(config: CoCaConfig, device: str, batch: int, length: int, rates: tupl
         "side": side,
         "samples_per_second": batch / seconds,
         "published_samples_per_second": PUBLISHED_SAMPLES_PER_SECOND,
+        "operations": operations,
         "model_operations_share": operations / seconds / rates[0],
+        "peak_memory": torch.cuda.max_memory_allocated() if device == "cuda" else None,
     }
 
 
@@ -202,10 +227,11 @@ def _print(results: Record) -> None:
         table.add_row(str(one["batch"]), str(one["beams"]), one["side"], f"{one['images_per_second']:.1f}", floor)
     console = Console()
     console.print(table)
-    table = Table("training", "samples/s", "published, samples/s", "share of the card's products")
+    table = Table("training", "samples/s", "published, samples/s", "share of the card's products", "memory, GB")
     for one in results["training"]:
         speeds = [f"{one[key]:.1f}" for key in ("samples_per_second", "published_samples_per_second")]
-        table.add_row(one["side"], *speeds, f"{one['model_operations_share']:.0%}")
+        memory = f"{one['peak_memory'] / 1e9:.1f}" if one["peak_memory"] else ""
+        table.add_row(one["side"], *speeds, f"{one['model_operations_share']:.0%}", memory)
     console.print(table)
     console.print_json(data={key: results[key] for key in ("device", "rates", "versions")})
 
@@ -238,7 +264,7 @@ def main(
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps(results, indent=1) + "\n")
 
-    train_batch = 2 if quick else train_batch
+    train_batch = 4 if quick else train_batch
     add("training", (_train(config, device, train_batch, length, rates, side) for side in TRAINING_SIDES))
     model = CoCaForCaptioning(config).to(device, torch.bfloat16).eval()
     # Operations are not counted in inference mode.

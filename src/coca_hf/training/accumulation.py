@@ -17,7 +17,7 @@ So only the towers run twice, once without a graph, and memory is that of one mi
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,19 +36,23 @@ MicroBatch = dict[str, Any]
 
 @dataclass
 class RandomState:
-    """What the random numbers of a CPU and of the devices of a micro-batch go on from."""
+    """What the random numbers of the CPU, and of the device of a micro-batch, go on from."""
 
     cpu: Tensor
-    devices: list[int]
+    device_type: str | None
+    devices: Sequence[int]
     on_devices: list[Tensor]
 
     @classmethod
     def of(cls, batch: MicroBatch) -> "RandomState":
-        return cls(torch.get_rng_state(), *get_device_states(*batch.values()))
+        tensors = [value for value in batch.values() if isinstance(value, Tensor)]
+        device_type = next((tensor.device.type for tensor in tensors if tensor.device.type != "cpu"), None)
+        return cls(torch.get_rng_state(), device_type, *get_device_states(*tensors))
 
     def restore(self) -> None:
         torch.set_rng_state(self.cpu)
-        set_device_states(self.devices, self.on_devices)
+        if self.device_type is not None:
+            set_device_states(self.devices, self.on_devices, device_type=self.device_type)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 """transformers' Trainer for CoCa's two losses: micro-batches count as one batch, and open_clip's recipe applies."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import SchedulerType, Trainer, TrainerCallback, TrainerControl
 
 from ..configuration_coca import CoCaConfig
 from .accumulation import ExactAccumulation
+from .checkpoints import converted, is_of_other_kind
 from .optimizer import decays, learning_rate_schedule
 
 
@@ -154,6 +156,19 @@ class CoCaTrainer(Trainer):
         if "loss" in logs:
             logs.update({name: loss.item() for name, loss in self.step_losses().items()})
         super().log(logs, start_time)
+
+    # --- checkpoints ---
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; a checkpoint's folder may come from a run with FSDP where there is none now, or without."""
+        folder = Path(resume_from_checkpoint) if isinstance(resume_from_checkpoint, str) else None
+        if folder is None or not is_of_other_kind(folder, self.is_fsdp_enabled):
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        trained = [(name, one) for name, one in self.model.named_parameters() if one.requires_grad]
+        names = [[name for name, parameter in trained if decays(parameter) is decayed] for decayed in (True, False)]
+        first, wait = self.is_world_process_zero(), self.accelerator.wait_for_everyone
+        with converted(folder, names, self.is_fsdp_enabled, first, wait) as readable:
+            return super().train(str(readable), *args, **kwargs)
 
     # --- recipe ---
 
