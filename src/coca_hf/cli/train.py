@@ -28,12 +28,12 @@ def train(
     batch_size: Annotated[int | None, option("Images in a micro-batch (default: 16).", "N")] = None,
     accumulate: Annotated[int | None, option("Micro-batches in a step, their negatives shared.", "K")] = None,
     learning_rate: Annotated[float | None, option("Default: 1e-5, with --init 5e-4.", "RATE")] = None,
-    caption_weight: Annotated[float | None, option("Weight of the caption loss.", "W")] = None,
+    caption_weight: Annotated[float | None, more_option("Weight of the caption loss.", "W")] = None,
     contrastive_weight: Annotated[float | None, option("Weight of the contrastive loss.", "W")] = None,
     freeze: Annotated[str | None, option("Leave these as they are: vision,text,decoder.", "PARTS")] = None,
     lora: Annotated[int | None, option("Train adapters of this rank instead.", "RANK")] = None,
     evaluate: Annotated[str | None, option("Data to measure on, before and after.", "DATA")] = None,
-    seed: Annotated[int | None, option("Seed of all random choices (default: 0).", "N")] = None,
+    seed: Annotated[int | None, more_option("Seed of all random choices (default: 0).", "N")] = None,
     device: Annotated[str | None, option("auto (default), cpu, cuda, mps or xpu.", "DEVICE")] = None,
     dtype: Annotated[str | None, option("auto, float32, bfloat16 or float16.", "TYPE")] = None,
     quiet: Quiet = False,
@@ -74,10 +74,7 @@ def train(
     keep: Annotated[int | None, more_option("Checkpoints to keep (default: 1).", "N")] = None,
     report_to: Annotated[str | None, more_option("tensorboard, trackio or the like.", "NAMES")] = None,
 ) -> None:
-    """Train or fine-tune on images with captions: .jsonl, .csv, .json, .tar, .parquet, folders, Hub data sets.
-
-    The same command again continues what was stopped.
-    """
+    """Train or fine-tune on images with captions. The same command again continues."""
     given = {name: value for name, value in locals().items() if value is not None}
     for name in ("config", "quiet", "help_more"):
         given.pop(name, None)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`report.html`: the curves of a run, and the captions of the same images at each evaluation, side by side."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,14 @@ def _curve(title: str, steps: list[int], values: list[float]) -> dict[str, Any]:
         "last": f"{values[-1]:.4g}",
         "start": f"{steps[0]:,}",
         "stop": f"{steps[-1]:,}",
-        "ticks": [(place(0, low + height * part)[1], f"{low + height * part:.3g}") for part in (0, 0.5, 1)],
+        # Of a line that stays where it is, its height alone.
+        "ticks": [_tick(low, height, part, place) for part in ((0, 0.5, 1) if max(values) > min(values) else (0.5,))],
         "points": " ".join(f"{x},{y}" for x, y in points),
         "single": points[0] if len(points) == 1 else None,
     }
+
+
+def _tick(low: float, height: float, part: float, place: Callable[[int, float], tuple[float, float]]) -> tuple:
+    """Height and words of a line across; what is next to nothing beside the rest is 0."""
+    value = low + height * part
+    return place(0, value)[1], "0" if abs(value) < 1e-3 * height else f"{value:.3g}"
