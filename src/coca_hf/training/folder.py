@@ -15,7 +15,9 @@ The output folder: whose it is, where a run in it stands, and its files that gro
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from .options import TrainingOptions, read_yaml
 MARK = "# Written by coca-hf train: the options of the run in this folder.\n"
 GROWING = ("log.jsonl", "evaluations.jsonl", "skipped.jsonl")
 _COMPLETE = "complete"
+_LOCK_SECONDS = 30
 
 
 class RunFolder:
@@ -121,6 +124,34 @@ class RunFolder:
                     f"now {value}. Name another folder to begin anew"
                 )
 
+    @contextmanager
+    def locked(self, say: Callable[[str], None]) -> Iterator[None]:
+        """
+        Nobody else is at work here while this is entered. The lock goes with the process, however that ends.
+
+        Readers of a run that was killed hold it for some seconds more; other programs are waited for as long, and no
+        longer. Raises `TrainingFolderError`.
+        """
+        import fcntl
+
+        path = self.checkpoints / "lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            end = time.monotonic() + _LOCK_SECONDS
+            while not _is_locked(fcntl, descriptor):
+                if end - time.monotonic() > _LOCK_SECONDS - 1:
+                    say(f"Waiting for another process at work in {str(self.path)!r}")
+                if time.monotonic() > end:
+                    raise TrainingFolderError(
+                        f"another process is at work on the run in {str(self.path)!r}: wait for it or end it"
+                    )
+                time.sleep(1)
+            if not path.exists() or not os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                raise TrainingFolderError(f"another process has just finished the run in {str(self.path)!r}")
+            yield
+        finally:
+            os.close(descriptor)
+
     # --- checkpoints ---
 
     def checkpoint(self, step: int) -> Path:
@@ -194,3 +225,14 @@ class RunFolder:
             os.replace(self.checkpoints, leftover)
             sync_folder(str(self.path))
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_locked(fcntl: Any, descriptor: int) -> bool:
+    """Whether this process has the lock now."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,11 +174,16 @@ class _Run:
             )
 
     def result(self) -> TrainingResult:
+        self.trainer.accelerator.wait_for_everyone()
+        with ExitStack() as opened:
+            if self.is_main:
+                self.folder.begin(self.facts())
+                opened.enter_context(self.folder.locked(self.say))
+                self.folder.remove_incomplete()
+            return self._trained()
+
+    def _trained(self) -> TrainingResult:
         trainer = self.trainer
-        trainer.accelerator.wait_for_everyone()
-        if self.is_main:
-            self.folder.begin(self.facts())
-            self.folder.remove_incomplete()
         trainer.accelerator.wait_for_everyone()
         step = max(self.folder.complete_steps(), default=0)
         if self.is_main:
