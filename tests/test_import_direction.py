@@ -31,6 +31,7 @@ LEVELS = {
     "batch_inference": 1,
     "image_text_data": 1,
     "training": 1,
+    "evaluation": 1,
     "publishing": 1,
     "exporting": 1,
     "search": 1,
@@ -41,7 +42,7 @@ LEVELS = {
 
 # Parts that the package's own `__init__` offers as `coca_hf.conversion` and so on. It is the front door: it names them
 # for type checkers, and imports one only when it is asked for.
-OFFERED = {"conversion", "open_clip", "publishing", "search", "seeing", "exporting", "training"}
+OFFERED = {"conversion", "evaluation", "open_clip", "publishing", "search", "seeing", "exporting", "training"}
 
 
 def named(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from . import conversion, open_clip, publishing, search, seeing, training
+    from . import conversion, evaluation, open_clip, publishing, search, seeing, training
     from .configuration_coca import CoCaConfig, CoCaMultimodalConfig, CoCaTextConfig, CoCaVisionConfig
     from .exporting import export, load
     from .image_processing_coca import CoCaImageProcessor
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .tokenization_coca import CoCaTokenizer
 
 
-_PARTS = ("conversion", "open_clip", "publishing", "search", "seeing", "training")
+_PARTS = ("conversion", "evaluation", "open_clip", "publishing", "search", "seeing", "training")
 _MODULES = {
     "CoCaConfig": "configuration_coca",
     "CoCaForCaptioning": "modeling_coca",
@@ -78,6 +78,7 @@ __all__ = [
     "WordMap",
     "bundled_model",
     "conversion",
+    "evaluation",
     "example_images",
     "export",
     "load",

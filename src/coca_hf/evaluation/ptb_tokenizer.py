@@ -82,8 +82,10 @@ def _abbreviation(in_any_case: str, not_in_capitals: str, with_capital: str) -> 
 
 
 _ABBREVIATION = _abbreviation(_ABBREVIATIONS, _ABBREVIATIONS_NOT_IN_CAPITALS, _ABBREVIATIONS_WITH_CAPITAL)
-_ENDING_ABBREVIATION = _abbreviation(
-    _ENDING_ABBREVIATIONS, _ENDING_ABBREVIATIONS_NOT_IN_CAPITALS, _ENDING_ABBREVIATIONS_WITH_CAPITAL
+_ENDING_ABBREVIATION = "(?:{}|(?i:ph|ed)\\.[dD])".format(
+    _abbreviation(
+        _ENDING_ABBREVIATIONS, _ENDING_ABBREVIATIONS_NOT_IN_CAPITALS, _ENDING_ABBREVIATIONS_WITH_CAPITAL
+    )
 )
 _JOINED = f"(?:{_ELISION})?{_ALNUM}+(?:(?:{_HYPHEN}|_)(?:{_ELISION})?{_ALNUM}+)*"
 _HYPHENED = "[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:[A-Za-z](?:\\.[A-Za-z])+\\.|[A-Za-z0-9\u00ad]+))+"
@@ -103,7 +105,6 @@ _WORD_RULES = [
     "((?i:gon|wan))(?i:na)",
     "((?i:got))(?i:ta)",
     "((?i:gim|lem))(?i:me)",
-    "((?:[pP][hH]|[eE][dD])\\.[dD]\\.)",
     f"({_WORD})",
     f"({_ENDING_ABBREVIATION}\\.)(?s:..)",
     # What is reduced is a token of its own: it 's, do n't.
@@ -132,7 +133,7 @@ _WORD_RULES = [
     f"({_SIGN_OR_DIGIT}+(?:\\.{_SIGN_OR_DIGIT}+)*\\.(?i:{_any(_FILE_ENDINGS)}))[\\s.?!,]",
     f'((?i:https?)://[^{_BLANK}"<>|(){{}}]+[^{_BLANK}"<>|.!?(){{}},-])',
     f'({_DOMAIN}(?:/[^{_BLANK}`"<>|()]+[^{_BLANK}`"<>|.!?(){{}},-])?)',
-    f'(<?[a-zA-Z0-9][^{_BLANK}"<>|(){{}}]*@(?:[^{_BLANK}"<>|(){{}}.]+\\.)*[^{_BLANK}"<>|(){{}}.]+>?)',
+    f'(<?[a-zA-Z0-9][^{_BLANK}\u00a0"<>|(){{}}]*@(?:{_LABEL}\\.)*{_LABEL}>?)',
     # With apostrophes.
     f"([lLdDjJ]{_APOSTROPHE}|(?i:ol|somethin|dunkin){_APOSTROPHE})",
     f"([A-HJ-XZn]{_QUOTE}{_LETTER}{{2,}})",
@@ -155,7 +156,7 @@ _ATTRIBUTE = "[A-Za-z][A-Za-z0-9:.-]*(?: *= *(?:'[^'\r\n]*'|\"[^\"\r\n]*\"))?"
 _OTHER_RULES = [
     f"([{_characters(SYMBOLS)}])",
     f"({_REDUCED})[^A-Za-z]",
-    f"({_APOSTROPHE}[nN]{_APOSTROPHE}?|{_APOSTROPHE}em|{_APOSTROPHE}[2-9]0[sS]|{_APOSTROPHE}till?|{_APOSTROPHE}cause)",
+    f"({_APOSTROPHE}(?:[nN]{_APOSTROPHE}?|(?i:em|till?|cause|[2-9]0s)))",
     "('[tT])(?:[iI][sS]|[wW][aA][sS])",
     f"({_APOSTROPHE}[0-9][0-9])[\\s]",
     "(')[A-Za-z][^ \t\n\r\u00a0]",
@@ -170,7 +171,7 @@ _OTHER_RULES = [
     "(-(?i:[lr][rcs]b)-)",
     "([<>]?[:;=][-o*']?[)\\](\\[dDpPO{@|\\\\])(?![A-Za-z0-9])",
     "([-^x=~<>']_[-^x=~<>']|\\([-^x=~<>'][_.]?[-^x=~<>']\\))",
-    "(&(?:amp|lt|gt|quot|apos|nbsp|mdash|ndash|#[0-9]+);)",
+    "((?i:&(?:amp|lt|gt|quot|apos|nbsp|mdash|ndash|#[0-9]+);))",
     f"(</?[A-Za-z][A-Za-z0-9:.@-]*(?: +(?:{_ATTRIBUTE}))* */?>)",
     "(<[!?][A-Za-z-][^>\r\n]*>)",
     "([\u207a\u207b\u208a\u208b]?(?:[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+|[\u2080-\u2089]+))",
@@ -197,6 +198,7 @@ _NOT_PLAIN = frozenset(
 
 _PUNCTUATION_SIGNS = ['"', "\u0096", "\u0097", "\u2013", "\u2014", "\u2015", "\u2026", "\u00ad"]
 _PUNCTUATION_ENTITIES = ["&quot;", "&apos;", "&mdash;", "&ndash;", "&nbsp;"]
+_CASELESS_ENTITIES = ("&amp;", "&lt;", "&gt;")
 _SPELLINGS = {
     **dict.fromkeys(_PUNCTUATION_SIGNS + _PUNCTUATION_ENTITIES, ""),
     **{"[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-", "&amp;": "&", "&lt;": "<", "&gt;": ">"},
@@ -266,8 +268,8 @@ def _token_at(text: str, place: int) -> tuple[int, str]:
 
 def _spelled(token: str) -> str:
     """A token as the Java program prints it, or "" for one that is punctuation however it is printed."""
-    if token in _SPELLINGS:
-        return _SPELLINGS[token]
+    if token in _SPELLINGS or token.lower() in _CASELESS_ENTITIES:
+        return _SPELLINGS.get(token, _SPELLINGS.get(token.lower(), ""))
     if len(token) <= 2 and all(character in _QUOTATION_MARKS for character in token):
         return "".join(_QUOTATION_MARKS[character] for character in token)
     if _IS_DASH_OR_DOTS.fullmatch(token):
