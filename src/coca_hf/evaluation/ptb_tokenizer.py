@@ -82,11 +82,10 @@ def _abbreviation(in_any_case: str, not_in_capitals: str, with_capital: str) -> 
 
 
 _ABBREVIATION = _abbreviation(_ABBREVIATIONS, _ABBREVIATIONS_NOT_IN_CAPITALS, _ABBREVIATIONS_WITH_CAPITAL)
-_ENDING_ABBREVIATION = "(?:{}|(?i:ph|ed)\\.[dD])".format(
-    _abbreviation(
-        _ENDING_ABBREVIATIONS, _ENDING_ABBREVIATIONS_NOT_IN_CAPITALS, _ENDING_ABBREVIATIONS_WITH_CAPITAL
-    )
+_ENDING_ABBREVIATION = _abbreviation(
+    _ENDING_ABBREVIATIONS, _ENDING_ABBREVIATIONS_NOT_IN_CAPITALS, _ENDING_ABBREVIATIONS_WITH_CAPITAL
 )
+_ENDING_ABBREVIATION = f"(?:{_ENDING_ABBREVIATION}|(?i:ph|ed)\\.[dD])"
 _JOINED = f"(?:{_ELISION})?{_ALNUM}+(?:(?:{_HYPHEN}|_)(?:{_ELISION})?{_ALNUM}+)*"
 _HYPHENED = "[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:[A-Za-z](?:\\.[A-Za-z])+\\.|[A-Za-z0-9\u00ad]+))+"
 _CAPITALS = "[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+"
