@@ -18,6 +18,7 @@ from .caption import caption
 from .classify import classify
 from .convert import convert
 from .embed import embed
+from .evaluate import evaluate
 from .export import export
 from .index import index
 from .push import push
@@ -43,6 +44,7 @@ app.command()(classify)
 app.command()(index)
 app.command()(search)
 app.command(short_help="Train or fine-tune a model on images with captions.")(train)
+app.command()(evaluate)
 app.command()(convert)
 app.command()(export)
 app.command()(push)

@@ -74,7 +74,7 @@ class Destination:
 
 
 @dataclass(frozen=True)
-class _QuietJob:
+class QuietJob:
     """The same job, loaded without what libraries say to programmers."""
 
     job: Job
@@ -175,7 +175,7 @@ def _run(
     try:
         return run(
             inputs,
-            job if on_ray else _QuietJob(job),  # type: ignore[arg-type]
+            job if on_ray else QuietJob(job),  # type: ignore[arg-type]
             destination.outputs,
             batch_size=images.batch_size,
             workers=images.workers,
