@@ -112,9 +112,7 @@ def check_model(name: str, *, captions: bool, maps: bool = False) -> None:
     if maps and (config.get("vision_config") or {}).get("attentional_pooling") == "none":
         raise ModelError(f"the model in {name!r} has no attentional pooler, so it has no attention to show in maps")
     if maps and is_exported(name):
-        raise ModelError(
-            f"{name!r} is exported and shows no attention: maps need the model that it was exported from"
-        )
+        raise ModelError(f"{name!r} is exported and shows no attention: maps need the model that it was exported from")
 
 
 def _check_exported(name: str) -> None:
