@@ -249,6 +249,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def find_route(self, path: str) -> None:
         command = "GET" if self.command == "HEAD" else self.command
+        # A Space differs from a model in its address alone.
+        path = re.sub(r"^(/api)?/spaces/", lambda match: "/api/models/" if match[1] else "/", path)
         for method, pattern, handle in ROUTES:
             match = pattern.fullmatch(path) if method == command else None
             if match:

@@ -362,6 +362,19 @@ def test_quietly_nothing_is_said_but_the_address_of_the_commit(bare, tmp_path, h
 
 
 @pytest.mark.slow
+def test_a_space_is_the_page_with_the_model_beside_it_in_one_commit(bare, tmp_path, hub):
+    pytest.importorskip("gradio")
+    result = push(tmp_path / "home", hub, str(bare), "someone/coca-page", "--space", "--quiet")
+    assert result.code == 0, result.err
+    assert len(hub.repositories["someone/coca-page"].history()) == 1
+    files = hub.files("someone/coca-page")
+    assert {name.removeprefix("model/") for name in files if name.startswith("model/")} == PUBLISHED
+    assert files.keys() - {f"model/{name}" for name in PUBLISHED} == {"README.md", "app.py", "requirements.txt"}
+    card = ModelCard(files["README.md"].decode()).data
+    assert (card["sdk"], card["app_file"]) == ("gradio", "app.py")
+    assert files["requirements.txt"].startswith(b"coca-hf[demo]==")
+
+
 def test_parts_of_an_earlier_model_that_go_are_named(bare, tmp_path, hub):
     hub.add(REPOSITORY, {"adapter_config.json": b"{}", "notes.md": b"mine"})
     result = push_unchecked(tmp_path / "home", hub, str(bare), REPOSITORY)

@@ -17,6 +17,7 @@ from . import console
 from .caption import caption
 from .classify import classify
 from .convert import convert
+from .demo import demo
 from .embed import embed
 from .evaluate import evaluate
 from .export import export
@@ -48,6 +49,7 @@ app.command()(evaluate)
 app.command()(convert)
 app.command()(export)
 app.command()(push)
+app.command()(demo)
 
 
 def _show_version(wanted: bool) -> None:

@@ -29,6 +29,7 @@ def push(
     message: Annotated[str | None, option("Title of the commit.", "TEXT")] = None,
     endpoint: Annotated[bool, option("With a handler for Inference Endpoints.", None, "--endpoint")] = False,
     dry_run: Annotated[bool, option("Show files and card; send nothing.", None, "--dry-run")] = False,
+    space: Annotated[bool, option("As a Space: the page of coca-hf demo, the model beside.", None, "--space")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Publish a saved folder on the Hugging Face Hub, in one commit.
@@ -38,9 +39,12 @@ def push(
     """
     from ..publishing.errors import PublishingError
     from ..publishing.plan import check_branch, plan_publication, with_endpoint
+    from ..publishing.space import check_starts, plan_space
 
+    if space and endpoint:
+        raise console.UsageError("--space and --endpoint exclude each other")
     try:
-        publication = plan_publication(folder, repo_id)
+        publication = (plan_space if space else plan_publication)(folder, repo_id)
         if endpoint:
             publication = with_endpoint(publication)
         check_branch(revision)
@@ -58,7 +62,11 @@ def push(
             check_login(repo_id)
         if watched:
             console.complain("loading it where only transformers is installed ...")
-        check_loads(publication)
+        check_loads(plan_publication(folder, repo_id) if space else publication)
+        if space:
+            if watched:
+                console.complain("starting the page ...")
+            check_starts(publication)
         if dry_run:
             _show(publication, f"{'private, ' if private else ''}branch {revision or MAIN}: {message or MESSAGE}")
             return

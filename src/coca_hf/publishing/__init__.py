@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from .check import check_loads
     from .plan import Publication, plan_publication
     from .push import Published, publish, push_folder
+    from .space import check_starts, plan_space
 
 
 _MODULES = {
     "Publication": "plan",
     "Published": "push",
     "check_loads": "check",
+    "check_starts": "space",
     "plan_publication": "plan",
+    "plan_space": "space",
     "publish": "push",
     "push_folder": "push",
 }
@@ -28,7 +31,9 @@ __all__ = [
     "Published",
     "PublishingError",
     "check_loads",
+    "check_starts",
     "plan_publication",
+    "plan_space",
     "publish",
     "push_folder",
 ]

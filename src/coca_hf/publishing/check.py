@@ -29,8 +29,7 @@ def check_loads(publication: Publication) -> None:
     with tempfile.TemporaryDirectory(prefix="coca-hf-check-") as scratch:
         folder, home = Path(scratch, "model"), Path(scratch, "home")
         home.mkdir()
-        _lay_out(publication, folder)
-        kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+        lay_out(publication, folder)
         done = subprocess.run(
             # Not by its path: Python would look for modules beside it first.
             [sys.executable, "-c", _PROBE.read_text(encoding="utf-8"), str(folder)],
@@ -38,7 +37,7 @@ def check_loads(publication: Publication) -> None:
             text=True,
             check=False,
             stdin=subprocess.DEVNULL,
-            env={**kept, **_isolation(home)},
+            env=isolated(home),
         )
     if done.returncode:
         reason = _reason(done).replace(str(folder), str(publication.folder))
@@ -55,15 +54,18 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
     return f"the process that tried ended with code {done.returncode}, for want of memory perhaps"
 
 
-def _isolation(home: Path) -> dict[str, str]:
-    modules = str(home / "modules")
-    return {"HF_HOME": str(home), "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
+def isolated(home: Path) -> dict[str, str]:
+    """The environment without tokens and network, and with the caches in `home`."""
+    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    own = {"HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules")}
+    return {**kept, **own, "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
 
 
-def _lay_out(publication: Publication, folder: Path) -> None:
+def lay_out(publication: Publication, folder: Path) -> None:
     """The repository-to-be, its files linked rather than copied."""
     for name, path in publication.paths.items():
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(path.resolve())
-    (folder / CARD).write_text(publication.card, encoding="utf-8")
+    for name, text in {**publication.texts, CARD: publication.card}.items():
+        (folder / name).write_text(text, encoding="utf-8")

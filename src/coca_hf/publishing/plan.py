@@ -5,10 +5,10 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from ..serving import HANDLER_FILES
@@ -48,8 +48,8 @@ _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
 class Publication:
     """A folder as it will be in the repository `repo_id`.
 
-    `paths` gives each file's place on disk by its name there, the card excepted, whose text is `card`. `left_out` are
-    the names in the folder that stay behind.
+    `paths` gives each file's place on disk by its name there, the card excepted, whose text is `card`, and `texts`
+    those that are on no disk. `left_out` are the names in the folder that stay behind.
     """
 
     folder: Path
@@ -57,12 +57,15 @@ class Publication:
     card: str
     paths: Mapping[str, Path]
     left_out: tuple[str, ...]
+    kind: Literal["model", "space"] = "model"
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Bytes of each file by its name, sorted."""
         sizes = {name: path.stat().st_size for name, path in self.paths.items()}
-        return dict(sorted({**sizes, CARD: len(self.card.encode())}.items()))
+        texts = {name: len(text.encode()) for name, text in {**self.texts, CARD: self.card}.items()}
+        return dict(sorted({**sizes, **texts}.items()))
 
 
 def plan_publication(folder: str | Path, repo_id: str) -> Publication:
@@ -125,6 +128,8 @@ def check_branch(revision: str | None) -> None:
 
 def is_stale(name: str, publication: Publication) -> bool:
     """Whether a file in the repository is a part of an earlier model that would be taken for one of this model."""
+    if publication.kind == "space":
+        return name.startswith("model/") and name not in publication.sizes
     part = name in (WEIGHTS, INDEX, *OPTIONAL, *_ADAPTER) or _SHARD.fullmatch(name) or _CODE.fullmatch(name)
     return bool(part) and name not in publication.paths
 

@@ -113,37 +113,41 @@ def publish(
     branch = revision or MAIN
 
     def attempt() -> Published:
-        _prepare(api, publication.repo_id, private, branch)
+        _prepare(api, publication, private, branch)
         return _commit(api, publication, branch, message or MESSAGE)
 
     return _until_it_works(attempt, publication.repo_id)
 
 
-def _prepare(api: Any, repo_id: str, private: bool, revision: str) -> None:
+def _prepare(api: Any, publication: Publication, private: bool, revision: str) -> None:
     """The repository and the branch are there, and only its owner sees it if so wanted."""
-    api.create_repo(repo_id, private=private or None, exist_ok=True)
-    if private and not api.repo_info(repo_id).private:
+    repo_id, kind = publication.repo_id, publication.kind
+    sdk = "gradio" if kind == "space" else None
+    api.create_repo(repo_id, private=private or None, exist_ok=True, repo_type=kind, space_sdk=sdk)
+    if private and not api.repo_info(repo_id, repo_type=kind).private:
         raise PublishingError(
             f"The repository '{repo_id}' is there already, and public. Make it private in its settings, or give "
             "another name. Nothing was sent."
         )
     if revision != MAIN:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
+        api.create_branch(repo_id, branch=revision, exist_ok=True, repo_type=kind)
 
 
 def _commit(api: Any, publication: Publication, revision: str, message: str) -> Published:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     repo_id = publication.repo_id
-    before = api.repo_info(repo_id, revision=revision)
+    before = api.repo_info(repo_id, revision=revision, repo_type=publication.kind)
     additions = [CommitOperationAdd(name, str(path)) for name, path in publication.paths.items()]
-    additions.append(CommitOperationAdd(CARD, publication.card.encode()))
+    texts = {**publication.texts, CARD: publication.card}
+    additions += [CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
     stale = [file.rfilename for file in before.siblings or () if is_stale(file.rfilename, publication)]
     done = api.create_commit(
         repo_id,
         [*additions, *map(CommitOperationDelete, stale)],
         commit_message=message,
         revision=revision,
+        repo_type=publication.kind,
         # What is stale was found in this commit. If there is a newer one, the Hub refuses, and we look again.
         parent_commit=before.sha,
     )
