@@ -12,6 +12,7 @@ from PIL import Image
 
 import coca_hf
 from coca_hf.cli import main
+from coca_hf.publishing import check
 from coca_hf.publishing.plan import plan_publication
 from coca_hf.serving import HANDLER_FILES
 from tiny_folder import save_tiny_folder
@@ -131,7 +132,9 @@ def test_a_request_that_cannot_be_answered_says_why(answers, request_, message):
     assert message in answers[request_]
 
 
-def test_push_puts_the_handler_beside_the_model(repository, capsys):
+def test_push_puts_the_handler_beside_the_model(repository, capsys, monkeypatch):
+    # Loading it takes half a minute, and is what other tests of publishing are about.
+    monkeypatch.setattr(check, "check_loads", lambda publication: None)
     before = plan_publication(repository, "someone/photos").sizes
     assert {"handler.py", "requirements.txt"}.isdisjoint(before)
     assert main(["push", str(repository), "someone/photos", "--endpoint", "--dry-run", "--quiet"]) == 0

@@ -5,7 +5,7 @@
 arguments   what can be checked before anything is loaded
 components  the programs that a model is cut into
 folder      a whole folder, checked against PyTorch and written at once or not at all
-int8        weights of 8 bits
+forms       formats of programs, and weights of 8 bits
 web         a page that runs the model in a browser
 load        whatever folder, as a model
 """

@@ -20,7 +20,7 @@ FORMATS = ("onnx", "openvino", "web")
 # What makes a format and what runs it, and the extra that brings them.
 _NEEDED = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("openvino", "nncf"),
+    "openvino": ("onnx", "onnxscript", "openvino", "nncf"),
     "web": ("onnx", "onnxscript", "onnxruntime"),
 }
 _EXTRAS = {"onnx": "export", "openvino": "openvino", "web": "export"}

@@ -33,7 +33,7 @@ from .arguments import as_export_error, check_arguments
 from .card import card
 from .components import Component, Inputs, components
 from .errors import ExportError
-from .int8 import quantizer
+from .forms import FORMS
 
 
 TOLERANCE = 1e-5
@@ -164,14 +164,12 @@ def _write_program(
     component: Component, folder: Path, name: str, format_name: str, *, int8: bool
 ) -> tuple[str, float]:
     """-> the program's file, and how far its outputs are from PyTorch's. Raises `ExportError`."""
-    from transformers.exporters import ExportFormat
-
+    form = FORMS[format_name]
+    path = folder / f"{name}{form.suffix}"
     inputs = component.make_inputs(*_TRACED)
-    path = folder / f"{name}.{'onnx' if format_name == 'onnx' else 'xml'}"
     with _quietly():
-        exporter, config = _exporter(format_name)
-        program = exporter.export(component.module.eval(), inputs, config(component.dynamic_shapes)).program
-        exporter.save_program(program, path)
+        program = form.made(_onnx_program(component, inputs))
+        form.save(program, path)
     difference = _difference(component, path, format_name)
     if not difference <= TOLERANCE:
         raise ExportError(
@@ -181,31 +179,26 @@ def _write_program(
     if int8:
         with _quietly():
             try:
-                program = quantizer(format_name).quantize(program, inputs, ExportFormat(format_name))
+                program = form.int8(program, inputs)
             except Exception as error:  # quantizers raise whatever they meet
                 raise ExportError(f"{name.replace('_', ' ')} cannot be made int8: {_one_line(error)}") from error
-            for file in exporter.program_files(path.name):
-                (folder / file).unlink()
-            exporter.save_program(program, path)
+            for file in folder.glob(f"{name}.*"):
+                file.unlink()
+            form.save(program, path)
         difference = _difference(component, path, format_name)
     return path.name, difference
 
 
-def _exporter(format_name: str) -> tuple[Any, Callable[[Any], Any]]:
-    """The library's exporter of a format, and what makes its configuration of sizes that vary."""
-    if format_name == "onnx":
-        from transformers.exporters import OnnxConfig, OnnxExporter
+def _onnx_program(component: Component, inputs: Inputs) -> Any:
+    """By the library's exporter, which makes every format of ours: OpenVINO reads ONNX programs."""
+    from transformers.exporters import OnnxConfig, OnnxExporter
 
-        exporter: Any = OnnxExporter()
-        make: Any = OnnxConfig
-        options: dict[str, Any] = {}
-    else:
-        from transformers.exporters import OpenVINOConfig, OpenVINOExporter
-
-        exporter, make, options = OpenVINOExporter(), OpenVINOConfig, {"stateful": False}
-    # Rows are a multiple of images, which has no notation: it is checked when the program runs, not when it is traced.
-    options["prefer_deferred_runtime_asserts_over_guards"] = True
-    return exporter, lambda shapes: make(dynamic_shapes=shapes, **options)
+    config = OnnxConfig(
+        dynamic_shapes=component.dynamic_shapes,
+        # Rows are a multiple of images, which has no notation: it is checked when the program runs, not when traced.
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
+    return OnnxExporter().export(component.module.eval(), inputs, config).program
 
 
 @contextmanager
