@@ -12,7 +12,7 @@ from torch.export import Dim
 import coca_hf
 from coca_hf.cli import main
 from coca_hf.exporting import folder
-from coca_hf.exporting.components import Component
+from coca_hf.exporting.components import Component, components
 from coca_hf.exporting.errors import ExportError
 from coca_hf.exporting.forms import FORMS
 from tiny_folder import tiny_model, tiny_processor
@@ -38,12 +38,11 @@ def towers(processor):
     return tiny_model(processor).model
 
 
-@pytest.mark.parametrize("format_name", ["onnx", "openvino"])
-def test_towers_without_a_decoder_are_exported_in_int8(towers, processor, tmp_path, format_name):
+def test_towers_without_a_decoder_are_exported_in_int8(towers, processor, tmp_path):
     towers.config.multimodal_config.num_hidden_layers = 0
     towers.save_pretrained(tmp_path / "towers")
     processor.save_pretrained(tmp_path / "towers")
-    coca_hf.export(tmp_path / "towers", tmp_path / "int8", format_name, int8=True)
+    coca_hf.export(tmp_path / "towers", tmp_path / "int8", int8=True)
     model = coca_hf.load(tmp_path / "int8")
     assert not hasattr(model, "generate") or not model.can_generate()
     pixel_values = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -57,6 +56,14 @@ def test_towers_without_a_decoder_are_exported_in_int8(towers, processor, tmp_pa
         cosine = torch.nn.functional.cosine_similarity(found.pooler_output, expected.pooler_output)
         assert cosine.min() > 0.99
         assert not torch.allclose(found.pooler_output, expected.pooler_output, rtol=0, atol=1e-5)
+
+
+def test_openvino_computes_what_pytorch_does(processor, tmp_path):
+    component = components(tiny_model(processor))["image_memory"]
+    _, exact = folder._write_program(component, tmp_path, "exact", "openvino", int8=False)
+    _, rounded = folder._write_program(component, tmp_path, "rounded", "openvino", int8=True)
+    assert exact <= 1e-5 < rounded < 0.1
+    assert sorted(path.name for path in tmp_path.glob("exact.*")) == ["exact.bin", "exact.xml"]
 
 
 @pytest.mark.parametrize(
