@@ -24,6 +24,8 @@ COSTLY_FIXTURES = {
     "exported",
     "full_size",
     "outcomes",
+    "program",
+    "program_of_the_library",
     "published",
     "pushed",
     "saved",

@@ -109,6 +109,17 @@ def names_of_outputs(config: str) -> list[str]:
     return per_image + [f"{kind}.{name}" for kind in recipe.CAPTION_KINDS for name in per_caption]
 
 
+def of_one_process(config: str, *values: Any) -> Any:
+    """A set of parameters whose test runs in the process of all tests of `config`, where its model is made once."""
+    return pytest.param(config, *values, marks=pytest.mark.xdist_group(f"open_clip's {config}"))
+
+
+every_config = pytest.mark.parametrize("config", [of_one_process(name) for name in recipe.CONFIGS])
+every_pooled_text = pytest.mark.parametrize(
+    "config", [of_one_process(name) for name in recipe.CONFIGS if name not in UNPOOLED_TEXT]
+)
+
+
 def expected(config: str, name: str) -> torch.Tensor:
     """The recording, without the length-one axis that open_clip leaves in the features of its second pooler."""
     tensor = recorded(config)[name]
@@ -116,12 +127,14 @@ def expected(config: str, name: str) -> torch.Tensor:
     return tensor.squeeze(1) if second_pooler and name.startswith("image_features") else tensor
 
 
-@pytest.mark.parametrize(("config", "name"), [(c, n) for c in recipe.CONFIGS for n in names_of_outputs(c)])
+@pytest.mark.parametrize(
+    ("config", "name"), [of_one_process(c, n) for c in recipe.CONFIGS for n in names_of_outputs(c)]
+)
 def test_output_is_open_clips(config, name):
     torch.testing.assert_close(outputs(config)[name], expected(config, name), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("config", recipe.CONFIGS)
+@every_config
 def test_gradient_of_every_parameter_is_open_clips(config):
     theirs, ours = recorded(config)["padded.gradients"], gradients(config)
     # open_clip leaves the bias out of its loss, which does not depend on it: here its gradient is zero, not None.
@@ -132,7 +145,7 @@ def test_gradient_of_every_parameter_is_open_clips(config):
     torch.testing.assert_close(ours / size, theirs / size, rtol=0, atol=TOLERANCE, equal_nan=True)
 
 
-@pytest.mark.parametrize("config", [name for name in recipe.CONFIGS if name not in UNPOOLED_TEXT])
+@every_pooled_text
 def test_text_trimmed_to_the_longest_of_its_batch_has_the_features_of_the_padded_text(config):
     ids = recorded(config)["padded.input_ids"][:, : max(recipe.CAPTION_LENGTHS)]
     torch.testing.assert_close(
@@ -142,7 +155,7 @@ def test_text_trimmed_to_the_longest_of_its_batch_has_the_features_of_the_padded
 
 @pytest.mark.parametrize("masked", [False, True], ids=["without_mask", "with_mask"])
 @pytest.mark.parametrize("row", range(len(recipe.CAPTION_LENGTHS)))
-@pytest.mark.parametrize("config", [name for name in recipe.CONFIGS if name not in UNPOOLED_TEXT])
+@every_pooled_text
 def test_text_trimmed_to_its_own_length_has_the_features_of_the_padded_text(config, row, masked):
     ids = recorded(config)["padded.input_ids"][row : row + 1, : recipe.CAPTION_LENGTHS[row]]
     mask = torch.ones_like(ids) if masked else None
@@ -150,7 +163,7 @@ def test_text_trimmed_to_its_own_length_has_the_features_of_the_padded_text(conf
     torch.testing.assert_close(text_features(config, ids, attention_mask=mask), padded, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("config", recipe.CONFIGS)
+@every_config
 def test_weights_go_to_our_model_and_come_back_bit_for_bit(config):
     model, table = model_of(config)
     back = to_open_clip(table, model.state_dict())

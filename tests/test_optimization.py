@@ -263,7 +263,7 @@ def test_what_the_loss_keeps_can_be_kept_elsewhere():
 def test_gradient_checkpointing_changes_nothing(use_reentrant):
     model = optimize_for_training(tiny_captioner(**FEW_HEADS).double().train())
     expected = loss_and_gradients(model, make_batch())
-    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
     found = loss_and_gradients(model, make_batch())
     torch.testing.assert_close(found, expected, **ROUNDING)
 

@@ -165,7 +165,7 @@ def test_gradient_checkpointing_turns_the_cache_off_and_trains_the_same(caplog):
     model(**batch).loss.backward()
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     outputs = model(**batch, use_cache=True)
     assert outputs.cache is None
     outputs.loss.backward()

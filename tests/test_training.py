@@ -110,7 +110,7 @@ def test_gradient_checkpointing_changes_no_gradient(use_reentrant):
     model(**batch).loss.backward()
     expected = gradients(model)
     model.zero_grad()
-    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
     model(**batch).loss.backward()
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
