@@ -13,7 +13,19 @@ import coca_hf
 from coca_hf.batch_inference import tasks
 
 
-COMMANDS = ["caption", "embed", "classify", "index", "search", "train", "evaluate", "convert", "export", "push", "demo"]
+COMMANDS = [
+    "caption",
+    "embed",
+    "classify",
+    "index",
+    "search",
+    "train",
+    "evaluate",
+    "convert",
+    "export",
+    "push",
+    "demo",
+]
 
 
 @pytest.fixture(autouse=True)
