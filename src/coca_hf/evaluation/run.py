@@ -247,10 +247,15 @@ def _lines(path: str) -> list[dict[str, Any]]:
 
 
 def _class_names(options: EvaluationOptions) -> ClassNames:
-    imagenet = json.loads(_IMAGENET_FILE.read_text("ascii"))
+    imagenet = imagenet_facts()
     names = imagenet["class_names"] if options.class_names == IMAGENET else _texts(options.class_names)
     templates = imagenet["templates"] if options.templates == IMAGENET else _texts(options.templates)
     return ClassNames(names, templates or [])
+
+
+def imagenet_facts() -> dict[str, list[str]]:
+    """`class_names`, 1000 in the order of ImageNet-1k's classes, and `templates`, 80 texts with {}."""
+    return json.loads(_IMAGENET_FILE.read_text("ascii"))
 
 
 def _texts(path: str | None) -> list[str] | None:
