@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a query takes in an index of many photos: random vectors, of which the model is no part.
 
+`query_ms` is by the clock, `processor_ms` what the processors spent on it, which other work hardly changes.
+
 python benchmarks/search_speed.py --photos 100000 1000000 --output benchmarks/search-speed.json
 """
 
@@ -25,11 +27,12 @@ from coca_hf.search.folder import Contents, IndexFolder, Photo
 
 
 DIMENSIONS = 512
-QUERIES = 30
+QUERIES = 20
 
 
 def make(folder: Path, photos: int) -> None:
     """An index on the disk as `build_index` leaves it."""
+    folder.mkdir()
     rows = [Photo(f"/photos/{row:07d}.jpg", f"photo number {row}", "", 0, 0, "") for row in range(photos)]
     contents = Contents("", {"model": ""}, np.empty((0, DIMENSIONS), np.float32), Calibration(photos))
     IndexFolder(folder).write(contents, rows, _pieces(photos))
@@ -51,24 +54,24 @@ class _Known(Index):
 
 
 def measure(photos: int) -> dict[str, float]:
-    """Seconds to open the index, and milliseconds of the first query and of later ones."""
+    """Seconds to open the index, and milliseconds of the first query and, as medians, of later ones."""
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder, "index"), photos)
         start = time.perf_counter()
         index = _Known(IndexFolder(Path(folder, "index")).read(), folder, ModelChoice(""))
         opened = time.perf_counter() - start
-        taken = []
+        taken, spent = [], []
         for _ in range(1 + QUERIES):
-            start = time.perf_counter()
-            hits = index.search("anything", cutoff=False)
+            start, before = time.perf_counter(), time.process_time()
+            index.search("anything", cutoff=False)
             taken.append(1000 * (time.perf_counter() - start))
-            assert len(hits) == 10
+            spent.append(1000 * (time.process_time() - before))
     return {
         "photos": photos,
         "open_s": round(opened, 3),
         "first_query_ms": round(taken[0], 1),
         "query_ms": round(statistics.median(taken[1:]), 2),
-        "slowest_query_ms": round(max(taken[1:]), 2),
+        "processor_ms": round(statistics.median(spent[1:]), 2),
     }
 
 

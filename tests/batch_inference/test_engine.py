@@ -16,9 +16,10 @@ from PIL import Image
 
 from coca_hf.batch_inference import DatasetInputs, PathInputs, run
 from coca_hf.batch_inference import containers as containers_module
-from coca_hf.batch_inference.engine import RunInterrupted, _Entry
 from coca_hf.batch_inference.errors import OutputError
 from coca_hf.batch_inference.inputs import Record
+from coca_hf.batch_inference.log_writing import Entry
+from coca_hf.batch_inference.summary import RunInterrupted
 from width_task import WidthJob, WidthTask
 
 
@@ -28,7 +29,7 @@ PATHS = [f"{width}.png" for width in range(1, 10)]
 @pytest.fixture(autouse=True)
 def images(work_folder, monkeypatch) -> None:
     # Every batch goes to the disk by itself.
-    monkeypatch.setattr("coca_hf.batch_inference.engine._SECONDS_BETWEEN_ENTRIES", 0.0)
+    monkeypatch.setattr("coca_hf.batch_inference.log_writing._SECONDS_BETWEEN_ENTRIES", 0.0)
     for width in range(1, 10):
         Image.new("RGB", (width, 4)).save(f"{width}.png")
 
@@ -141,7 +142,7 @@ def test_ctrl_c_says_how_far_the_run_is():
 
 
 def test_what_was_done_when_ctrl_c_came_is_kept_though_it_was_not_on_the_disk_yet(monkeypatch):
-    monkeypatch.setattr("coca_hf.batch_inference.engine._SECONDS_BETWEEN_ENTRIES", 1000.0)
+    monkeypatch.setattr("coca_hf.batch_inference.log_writing._SECONDS_BETWEEN_ENTRIES", 1000.0)
     with pytest.raises(RunInterrupted):
         go(the_job=job(StoppingTask(3)))
     rest = job()
@@ -172,7 +173,7 @@ def test_outputs_that_were_half_made_are_made_anew(monkeypatch):
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr("coca_hf.batch_inference.engine.write_note", stop)
+        patch.setattr("coca_hf.batch_inference.place.write_note", stop)
         with pytest.raises(SystemExit):
             go()
     before = contents()
@@ -377,7 +378,7 @@ def test_an_entry_that_cannot_be_written_is_not_forgotten():
     class Chunk:
         is_last = True
 
-    entry = _Entry(FullLog())
+    entry = Entry(FullLog())
     with pytest.raises(OutputError):
         entry.add(Chunk())
     assert len(entry.chunks) == 1

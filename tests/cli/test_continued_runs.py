@@ -114,7 +114,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_more_room_continues_it(
     coca, model, photos, arguments, product, monkeypatch
 ):
     # What is done within a second goes to the disk together, and here that would be all.
-    monkeypatch.setattr("coca_hf.batch_inference.engine._SECONDS_BETWEEN_ENTRIES", 0.0)
+    monkeypatch.setattr("coca_hf.batch_inference.log_writing._SECONDS_BETWEEN_ENTRIES", 0.0)
     arguments = [*arguments, "photos", "--model", model, "--output", product, "--workers", "0"]
     with little_room():
         full = coca(*arguments, "--quiet")

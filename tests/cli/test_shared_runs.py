@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from coca_hf.batch_inference import engine
-from coca_hf.batch_inference.engine import Summary
 from coca_hf.batch_inference.record_log import write_note
+from coca_hf.batch_inference.summary import Summary
 from coca_hf.batch_inference.tasks import CaptionTask
 from run_ray_interrupted import workers_of
 

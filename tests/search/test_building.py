@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from coca_hf.batch_inference import CaptionJob, EmbedJob, ModelChoice, run
-from coca_hf.batch_inference.engine import RunInterrupted
+from coca_hf.batch_inference.summary import RunInterrupted
 from coca_hf.search import Index, SearchError
 from pictures import picture
 

@@ -8,35 +8,28 @@ process waits for the others, makes the outputs of the log, and removes it.
 
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .batches import Chunk, Clock, Part, run_batches
+from .earlier_lines import adopt_lines, check_is_not_finished_otherwise, keep_other_lines
 from .errors import OutputError
 from .files import remove_asides
 from .inputs import Record
-from .jobs import Job, MadeWith
-from .outputs import (
-    Output,
-    RecordSink,
-    Stream,
-    as_outputs,
-    as_record,
-    check_outputs,
-    files_of,
-    format_of,
-    json_line,
-    parse_line,
-)
+from .jobs import Job
+from .log_writing import Entry, Follower
+from .outputs import Output, RecordSink, Stream, as_outputs, format_of
+from .place import Place
 from .plan import BLOCK_SIZE, Block, Inputs, Plan, as_inputs
 from .progress import Progress, ProgressBar
 from .reading import Reader, ReadingProcesses, default_processes, start_early
-from .record_log import LoggedRecords, RecordLog, read_note, refuse_other_choices, write_note
+from .record_log import LoggedRecords, RecordLog
 from .report import report_picture
+from .sharing import RayOptions, processes, processes_here
+from .summary import RunInterrupted, Summary
 from .wording import count, duration
 
 
@@ -45,76 +38,11 @@ logger = logging.getLogger(__name__)
 # Up to so many images, processes that read them cost more time than they save.
 _FEW = 64
 
-# Records are made to outlive a power cut so often: this is what one costs.
-_SECONDS_BETWEEN_ENTRIES = 1.0
-
 # Between two looks at what other processes have done.
 _LOOK_SECONDS = 0.5
 
 # More failures than that are counted, but not kept in memory.
 _MOST_FAILURES = 1000
-
-
-@dataclass(frozen=True)
-class RayOptions:
-    """A cluster's address, None for one of this run's own, and what each of `workers` models gets there.
-
-    `gpus` None is 1 where the cluster has GPUs, else 0.
-    """
-
-    address: str | None = None
-    workers: int = 1
-    gpus: float | None = None
-    cpus: int = 1
-
-
-@dataclass
-class Summary:
-    """
-    What became of a run.
-
-    `images` have a result, `failed` inputs have none; `failures` names the first 1,000 of these. `resumed` records
-    were there already. `model_words` say how the model ran, and `busy_share` which part of the time it did; None
-    where it did not run here.
-    """
-
-    images: int = 0
-    failed: int = 0
-    failures: list[Record] = field(default_factory=list)
-    resumed: int = 0
-    seconds: float = 0.0
-    model_words: str | None = None
-    busy_share: float | None = None
-    total: int | None = None
-    rank: int = 0
-    folder: str | None = None
-
-    @property
-    def records(self) -> int:
-        return self.images + self.failed
-
-
-class RunInterrupted(KeyboardInterrupt):
-    """Ctrl-C, with what was done till then as `summary`; its `total` is None before the inputs were listed."""
-
-    def __init__(self, summary: Summary, *, was_listing: bool = False):
-        super().__init__("the run was interrupted")
-        self.summary = summary
-        self.was_listing = was_listing
-
-
-def processes() -> tuple[int, int]:
-    """This process's number and how many there are, as `accelerate launch` and torchrun tell them."""
-    try:
-        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    except ValueError:
-        return 0, 1
-
-
-def processes_here() -> int:
-    """How many of them are on this machine."""
-    here = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return int(here) if here.isdigit() and int(here) else processes()[1]
 
 
 def run(
@@ -171,65 +99,7 @@ def run(
 def check_run(job: Job, outputs: Sequence[Output]) -> None:
     """Raises what `run` would raise over the outputs before it changes anything, without listing inputs."""
     if outputs:
-        _Place(job, outputs).check()
-
-
-class _Place:
-    """Where a run keeps what it needs to be continued: beside its first output that is not a report."""
-
-    def __init__(self, job: Job, outputs: Sequence[Output]):
-        self.job = job
-        self.outputs = outputs
-        self.home = next((each for each in outputs if each.content != "report"), outputs[0])
-        # Through a link: what is written later appears where it leads to.
-        folder, name = os.path.split(os.path.realpath(self.home.path))
-        self.note_path = os.path.join(folder, f".{name}.run.json")
-        self.log = RecordLog(os.path.join(folder, f"{name}.records"), self.home.path)
-        self.made_with: MadeWith = job.made_with()
-        if any(each.content == "report" for each in outputs):
-            self.made_with["report"] = True
-
-    @property
-    def files(self) -> list[str]:
-        return [os.path.realpath(path) for each in self.outputs for path in files_of(each, self.job.makes)]
-
-    def check(self) -> None:
-        """Raises `OutputError`, and changes nothing."""
-        note = read_note(self.note_path)
-        ours = {*note.get("sizes", {}), *self.log.outputs}
-        check_outputs(self.outputs, self.job.makes, lambda path: os.path.realpath(path) in ours)
-        if self.home.content == "report":
-            return  # made anew each time, whatever the one before was made with
-        if note and not self.log.exists and self.is_home_there():
-            refuse_other_choices(self.home.path, note["made_with"], self.made_with, "remove it first")
-        self.log.check(self.made_with)
-
-    def is_home_there(self) -> bool:
-        return os.path.exists(self.home.path) and os.path.getsize(self.home.path) > 0
-
-    def finished(self, inputs: str) -> dict[str, Any] | None:
-        """What a run of the same with these inputs left when it was finished."""
-        note = read_note(self.note_path)
-        is_same = note.get("made_with") == self.made_with and note.get("inputs") == inputs
-        sizes = {path: os.path.getsize(path) for path in self.files if os.path.exists(path)}
-        return note if is_same and note.get("sizes") == sizes else None
-
-    def begin(self) -> None:
-        if self.home.content == "report" and read_note(self.log.note_path).get("made_with") != self.made_with:
-            self.log.remove()
-        self.log.begin(self.made_with, self.files)
-
-    def finish(self, inputs: str, summary: Summary) -> None:
-        write_note(
-            self.note_path,
-            self.made_with,
-            inputs=inputs,
-            images=summary.images,
-            failed=summary.failed,
-            failures=[[record.image, record.error] for record in summary.failures],
-            sizes={path: os.path.getsize(path) for path in self.files},
-        )
-        self.log.remove()
+        Place(job, outputs).check()
 
 
 @dataclass
@@ -250,7 +120,7 @@ class _Run:
         self.started = time.monotonic()
         self.rank, self.number = (0, 1) if self.ray else processes()
         self.is_shared = self.ray is not None or self.number > 1
-        self.place: _Place | None = _Place(self.job, self.outputs) if self.outputs else None
+        self.place: Place | None = Place(self.job, self.outputs) if self.outputs else None
         self.clock = Clock()
         self.task: _LateTask = _LateTask(self.job)
         self.summary = Summary(rank=self.rank, folder=self.place.log.folder if self.place else None)
@@ -311,7 +181,7 @@ class _Run:
                     self._count(chunk.records)
                     self._give(chunk.records, self.streams)
 
-    def _take_part(self, place: _Place, plan: Plan) -> None:
+    def _take_part(self, place: Place, plan: Plan) -> None:
         """As one of several processes, not the first."""
         own = [block.number for block in plan if block.number % self.number == self.rank]
         if not own:
@@ -329,9 +199,9 @@ class _Run:
             if place.finished(plan.digest) is None:
                 raise
 
-    def _lead(self, place: _Place, plan: Plan) -> None:
+    def _lead(self, place: Place, plan: Plan) -> None:
         """Alone, or as the first of several processes."""
-        self._check_is_not_finished_otherwise(place)
+        check_is_not_finished_otherwise(place, shared=self.is_shared)
         place.begin()
         log = place.log
         with closing(log), self.shown, ExitStack() as opened:
@@ -339,75 +209,22 @@ class _Run:
             log.clean()
             for path in place.files:
                 remove_asides(path)
-            self._adopt_lines(place, plan)
+            adopt_lines(place, plan, shared=self.is_shared)
             streams = [*self.streams, *self._preview(place, plan, opened)]
             self._do_blocks(log, plan, streams)
             with self.shown.aside():
                 self._make_outputs(place, plan, () if not self.is_shared else self.streams)
         place.finish(plan.digest, self.summary)
 
-    def _check_is_not_finished_otherwise(self, place: _Place) -> None:
-        """Lines of captions can be taken over; what is made as a whole is not changed."""
-        if place.log.exists or not place.is_home_there() or self._has_lines(place) or place.home.content == "report":
-            return
-        raise OutputError(
-            f"{place.home.path!r} is finished, but was made from other inputs. Name another file, or remove it first"
-        )
-
-    def _has_lines(self, place: _Place) -> bool:
-        """Whether all that a record holds is in the first output, a line each."""
-        row = format_of(place.home, self.job.makes)
-        others = any(each.content != "records" for each in self.outputs)
-        is_all = not others and self.job.makes.isdisjoint({"embeddings", "maps"})
-        return row.suffix == ".jsonl" and is_all and not self.is_shared
-
-    def _adopt_lines(self, place: _Place, plan: Plan) -> None:
-        """The records that the first output holds, of a finished run over fewer or other inputs, go into the log."""
-        if place.log.entries or not self._has_lines(place) or not place.is_home_there():
-            return
-        with open(place.home.path, "rb") as file:
-            for block in plan:
-                records = []
-                for name in block.names():
-                    line = parse_line(file.readline())
-                    if line is None or line["image"] != name:
-                        break
-                    records.append(as_record(line))
-                if records:
-                    is_last = block.size is not None and len(records) == block.size
-                    place.log.append([Chunk(block, 0, records, is_last)])
-                if block.size is None or len(records) < block.size:
-                    break
-        place.log.refresh()
-
-    def _preview(self, place: _Place, plan: Plan, opened: ExitStack) -> list[Stream]:
+    def _preview(self, place: Place, plan: Plan, opened: ExitStack) -> list[Stream]:
         """Lines of JSON are shown as they come; what counts is the log."""
         if self.is_shared or format_of(place.home, self.job.makes).suffix != ".jsonl":
             return []
-        self._keep_other_lines(place, plan)
+        keep_other_lines(place, plan, self.say)
         stream = opened.enter_context(closing(Stream(place.home.path)))
         stream.empty()
         opened.callback(_remove_if_empty, place.home.path)
         return [stream]
-
-    def _keep_other_lines(self, place: _Place, plan: Plan) -> None:
-        """Records of other inputs are paid for: the file as it was is kept beside."""
-        if not place.is_home_there():
-            return
-        with open(place.home.path, "rb") as file:
-            for record in LoggedRecords(plan, place.log):
-                here = file.tell()
-                if file.readline() != json_line(record):
-                    file.seek(here)
-                    break
-            dropped = sum(parse_line(line) is not None for line in file)
-        if dropped:
-            backup = _free_name(f"{place.home.path}.before")
-            try:
-                shutil.copyfile(place.home.path, backup)
-            except OSError as error:
-                raise place.log.failure(error) from None
-            self.say(f"{count(dropped, 'record')} belonged to other inputs. The file as it was is {backup}")
 
     def _do_blocks(self, log: RecordLog, plan: Plan, streams: Sequence[RecordSink]) -> None:
         for block in plan:
@@ -427,9 +244,9 @@ class _Run:
 
     def _work(self, log: RecordLog, plan: Plan, blocks: Iterable[Block], streams: Sequence[RecordSink]) -> None:
         """What is left of `blocks` goes into the log, and what is in the log, into `streams` in order."""
-        follower = _Follower(plan, log, streams, self.shown)
+        follower = Follower(plan, log, streams, self.shown)
         parts = (part for part in map(log.part, blocks) if part is not None)
-        entry = _Entry(log)
+        entry = Entry(log)
         with closing(self._chunks(parts, plan)) as chunks:
             try:
                 for chunk in chunks:
@@ -533,7 +350,7 @@ class _Run:
             else:
                 time.sleep(_LOOK_SECONDS)
 
-    def _make_outputs(self, place: _Place, plan: Plan, streams: Sequence[RecordSink]) -> None:
+    def _make_outputs(self, place: Place, plan: Plan, streams: Sequence[RecordSink]) -> None:
         place.log.refresh()
         records = LoggedRecords(plan, place.log).count()
         self.summary.images, self.summary.failed = records.images, records.failed
@@ -583,69 +400,6 @@ class _Chosen:
         return (block for block in self.plan if block.number in self.numbers)
 
 
-class _Entry:
-    """Chunks of a block that go into the log together, for each entry waits for the disk."""
-
-    def __init__(self, log: RecordLog):
-        self.log = log
-        self.chunks: list[Chunk] = []
-        self.written = time.monotonic()
-
-    def add(self, chunk: Chunk) -> list[Chunk]:
-        """-> the chunks that are on the disk now."""
-        self.chunks.append(chunk)
-        if chunk.is_last or time.monotonic() - self.written >= _SECONDS_BETWEEN_ENTRIES:
-            return self.flush()
-        return []
-
-    def flush(self) -> list[Chunk]:
-        chunks = self.chunks
-        if chunks:
-            self.log.append(chunks)
-        # Behind what may raise: what is not written is tried once more.
-        self.chunks = []
-        self.written = time.monotonic()
-        return chunks
-
-
-class _Follower:
-    """Gives streams the records of all blocks in order: those that the log had before, and those that come."""
-
-    def __init__(self, plan: Plan, log: RecordLog, streams: Sequence[RecordSink], shown: Progress):
-        self.log = log
-        self.streams = streams
-        self.shown = shown
-        self.blocks = iter(plan) if streams else iter(())
-        self.current: str | None = None
-
-    def give(self, chunk: Chunk) -> None:
-        if not self.streams:
-            return
-        if chunk.block.name != self.current:
-            self._catch_up(chunk.block.name, chunk.start)
-            self.current = chunk.block.name
-        self._write(chunk.records)
-
-    def finish(self) -> None:
-        if self.streams:
-            self._catch_up(None, 0)
-
-    def _catch_up(self, name: str | None, start: int) -> None:
-        """With the blocks before `name` that were done before, and the first records of it."""
-        for block in self.blocks:
-            if block.name == name:
-                if start:
-                    self._write(self.log.records(block))
-                return
-            self._write(self.log.records(block))
-
-    def _write(self, records: Iterable[Record]) -> None:
-        with self.shown.aside():
-            kept = records if isinstance(records, list) or len(self.streams) == 1 else list(records)
-            for stream in self.streams:
-                stream.write(kept)
-
-
 class _LateTask:
     """Is loaded no later than its first image comes: where none can be read, nobody waits for a model."""
 
@@ -676,15 +430,6 @@ class _LateTask:
 def _chained(first: Part, rest: Iterator[Part]) -> Iterator[Part]:
     yield first
     yield from rest
-
-
-def _free_name(path: str) -> str:
-    number = 1
-    name = path
-    while os.path.lexists(name):
-        number += 1
-        name = f"{path}-{number}"
-    return name
 
 
 def _remove_if_empty(path: str) -> None:

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .batches import Chunk, Clock, Part, run_batches
-from .engine import RayOptions
 from .errors import BatchInferenceError, InputError, ModelError, OutputError
 from .images import silent_stderr
 from .inputs import Record
@@ -28,6 +27,7 @@ from .plan import Block, Inputs, Plan, as_inputs
 from .reading import Reader, ReadingProcesses
 from .record_log import LoggedRecords, RecordLog
 from .report import report_picture
+from .sharing import RayOptions
 
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..batch_inference.engine import RunInterrupted, processes
 from ..batch_inference.errors import MemoryOnDeviceError, ModelError
 from ..batch_inference.plan import PathInputs
+from ..batch_inference.sharing import processes
+from ..batch_inference.summary import RunInterrupted
 from ..batch_inference.wording import count, duration
 from . import console
 from .console import UsageError, complain, progress

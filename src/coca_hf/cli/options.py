@@ -10,11 +10,11 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ..batch_inference.engine import RayOptions
 from ..batch_inference.hf_datasets import DatasetInputs
 from ..batch_inference.models import DTYPES, ModelChoice, check_device, check_model
 from ..batch_inference.paths import PathList
 from ..batch_inference.plan import Inputs, PathInputs
+from ..batch_inference.sharing import RayOptions
 from .console import UsageError, as_usage_error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from ..batch_inference.engine import RunInterrupted, Summary, check_run, processes, run
+from ..batch_inference.engine import check_run, run
 from ..batch_inference.errors import MemoryOnDeviceError, ModelError, OutputError
 from ..batch_inference.inputs import Input, Record
 from ..batch_inference.jobs import Job, MadeWith
@@ -26,6 +26,8 @@ from ..batch_inference.outputs import (
     sidecar_path,
 )
 from ..batch_inference.plan import Inputs, PathInputs
+from ..batch_inference.sharing import processes
+from ..batch_inference.summary import RunInterrupted, Summary
 from ..batch_inference.wording import count, duration, printable
 from . import console
 from .console import UsageError, as_usage_error, complain, progress

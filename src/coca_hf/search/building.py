@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..batch_inference.engine import RayOptions, Summary, run
+from ..batch_inference.engine import run
 from ..batch_inference.files import remove_asides, write_whole
 from ..batch_inference.inputs import Record, is_container
 from ..batch_inference.jobs import CaptionJob, CaptionOptions, MadeWith
@@ -29,6 +29,8 @@ from ..batch_inference.outputs import Output
 from ..batch_inference.plan import PathInputs
 from ..batch_inference.progress import Progress
 from ..batch_inference.record_log import RecordLog
+from ..batch_inference.sharing import RayOptions
+from ..batch_inference.summary import Summary
 from .calibration import calibrate
 from .errors import SearchError
 from .folder import Contents, IndexFolder, Photo
