@@ -29,13 +29,13 @@ def train(
     accumulate: Annotated[int | None, option("Micro-batches in a step, their negatives shared.", "K")] = None,
     learning_rate: Annotated[float | None, option("Default: 1e-5, with --init 5e-4.", "RATE")] = None,
     caption_weight: Annotated[float | None, more_option("Weight of the caption loss.", "W")] = None,
-    contrastive_weight: Annotated[float | None, option("Weight of the contrastive loss.", "W")] = None,
+    contrastive_weight: Annotated[float | None, more_option("Weight of the contrastive loss.", "W")] = None,
     freeze: Annotated[str | None, option("Leave these as they are: vision,text,decoder.", "PARTS")] = None,
     lora: Annotated[int | None, option("Train adapters of this rank instead.", "RANK")] = None,
     evaluate: Annotated[str | None, option("Data to measure on, before and after.", "DATA")] = None,
     seed: Annotated[int | None, more_option("Seed of all random choices (default: 0).", "N")] = None,
-    device: Annotated[str | None, option("auto (default), cpu, cuda, mps or xpu.", "DEVICE")] = None,
-    dtype: Annotated[str | None, option("auto, float32, bfloat16 or float16.", "TYPE")] = None,
+    device: Annotated[str | None, more_option("auto (default), cpu, cuda, mps or xpu.", "DEVICE")] = None,
+    dtype: Annotated[str | None, more_option("auto, float32, bfloat16 or float16.", "TYPE")] = None,
     quiet: Quiet = False,
     help_more: Annotated[
         bool, typer.Option("--help-more", help="All other options.", callback=show_more, is_eager=True)
