@@ -100,7 +100,7 @@ def differences(name: str, folder: Path, micro_batches: int = 1) -> tuple[Tensor
     return loss_differences, found
 
 
-@pytest.mark.parametrize(("name", "micro_batches"), [("tiny", 1), ("tiny", 2)])
+@pytest.mark.parametrize(("name", "micro_batches"), [("tiny", 1), ("tiny", 2), ("b32_shape", 1)])
 def test_fifty_steps_are_those_of_open_clip(name, micro_batches, tmp_path: Path):
     losses, weights = differences(name, tmp_path, micro_batches)
     assert losses.shape == (50, 2)
