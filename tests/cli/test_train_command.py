@@ -235,6 +235,8 @@ def refused(result) -> str:
         (["photos.jsonl", "-o", "photos.jsonl"], "is a file: name a folder"),
         (["photos.jsonl", "-o", "photos"], "holds other things than a training run"),
         (["photos.jsonl", "-o", "out", "--accumulate", "100"], "18 samples are too few"),
+        (["photos.jsonl", "-o", "out", "--device", "cpu", "--dtype", "float16"], "--dtype float16 is for cards"),
+        (["photos.jsonl", "-o", "out", "--report-to", "tensorbord"], "--report-to: tensorbord is not supported"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(coca, photos, arguments, message):

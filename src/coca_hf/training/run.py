@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from ..batch_inference.errors import InputError, ModelError
 from ..batch_inference.models import fingerprint
@@ -130,7 +131,13 @@ class _Run:
         )
         prepared = prepare_for_training(self.model, options)
         self._check_disk(prepared)
-        self.trainer = RunTrainer(self, prepared)
+        try:
+            self.trainer = RunTrainer(self, prepared)
+        except (RuntimeError, ImportError, ValueError) as error:
+            if not options.report_to:
+                raise
+            # The library says which of its reporters is unknown to it or not installed.
+            raise TrainingOptionError(f"--report-to: {' '.join(str(error).split())}") from error
         self.held_out = None
         if self.evaluated is not None:
             self.held_out = HeldOut(
@@ -288,9 +295,8 @@ def _arguments(options: TrainingOptions, folder: RunFolder) -> TrainingArguments
     dtype = options.dtype
     if dtype == "auto":
         dtype = "bfloat16" if not use_cpu and available["cuda"] and torch.cuda.is_bf16_supported() else "float32"
-    if "tensorboard" in options.report_to:
-        # By default the library puts it among the checkpoints, which go at the end.
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.path / "tensorboard"))
+    if dtype == "float16" and use_cpu:
+        raise TrainingOptionError("--dtype float16 is for cards: give bfloat16 or float32")
     return TrainingArguments(
         output_dir=str(folder.checkpoints),
         per_device_train_batch_size=options.batch_size,
@@ -336,6 +342,10 @@ class RunTrainer(CoCaTrainer):
             processing_class=None,
         )
         self.remove_callback(PrinterCallback)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                # By default it is among the checkpoints, which go at the end.
+                callback.logging_dir = str(run.folder.path / "tensorboard")
         self.run = run
         self.stops = False
         self.first_step = 0
