@@ -16,6 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from coca_hf.evaluation.models import evaluate_model
+from coca_hf.image_text_data import open_image_text_data
 from tiny_folder import CORPUS
 
 
@@ -79,8 +81,14 @@ def test_a_fine_tuned_folder_is_complete_and_says_how_it_was_made(coca, model, p
     assert "`photos.jsonl`: 18 records" in card
     assert "10 steps, 34 samples, 1 image could not be read" in card
     assert "| next tokens that are right |" in card
-    tuned = AutoModelForImageTextToText.from_pretrained("out")
-    inputs = AutoProcessor.from_pretrained("out")(images=[Image.open("photos/00.png")], return_tensors="pt")
+    assert "| CIDEr of greedy captions |" in card
+    tuned, processor = AutoModelForImageTextToText.from_pretrained("out"), AutoProcessor.from_pretrained("out")
+    after = json.loads(Path("out/result.json").read_text())["after"]
+    length = min(tuned.config.text_config.max_position_embeddings, processor.tokenizer.model_max_length)
+    scores = evaluate_model(tuned, processor, open_image_text_data("held.jsonl"), max_length=length)
+    for metric in ("cider", "bleu_4", "rouge_l"):
+        assert after[metric] == pytest.approx(scores[metric])
+    inputs = processor(images=[Image.open("photos/00.png")], return_tensors="pt")
     assert tuned.generate(**inputs, max_new_tokens=3).shape[0] == 1
     page = Path("out/report.html").read_text()
     assert all(word in page for word in ("Caption loss", "Text to image R@1", "<th>before</th>", "step 10"))

@@ -14,8 +14,11 @@ from accelerate.utils import gather_object, send_to_device
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..evaluation import caption_scores, retrieval_recall
 from ..image_text_data import ImageTextData
-from .reading import Batches
+from .errors import TrainingError
+from .options import METRICS
+from .reading import IGNORED, Batches
 from .samples import Sample
 
 
@@ -24,9 +27,21 @@ EXAMPLES = 8
 
 
 @dataclass
+class _Seen:
+    """What was measured on a batch: right tokens and all tokens, vectors, the model's captions and those it has."""
+
+    right: int
+    tokens: int
+    images: np.ndarray
+    texts: np.ndarray
+    captions: list[str]
+    references: list[list[str]]
+
+
+@dataclass
 class HeldOut:
     """
-    Images with captions to measure a model on; of several captions an image has, the first.
+    Images with captions to measure a model on. Of several captions an image has, the first is asked for and read.
 
     `measure` is called in all processes, each of which takes its share.
     """
@@ -41,57 +56,61 @@ class HeldOut:
         self.batches = Batches(self.data, self.processor, context=self.context, crop=False, seed=0)
 
     def measure(self, model: Any) -> dict[str, float]:
-        """The fractions in `METRICS`: of next tokens that are the likeliest, and of images and texts that find each
-        other first among all."""
+        """
+        The scores in `METRICS`: the share of next tokens that are the likeliest, and what `coca_hf.evaluation` says of
+        the captions that greedy decoding gives, against all of an image's, and of the vectors of images and texts.
+        """
         numbers = range(self.accelerator.process_index, len(self.data), self.accelerator.num_processes)
         size = self.batch_size
         # Sharded models are called together, so that every process has as many batches.
         count = math.ceil(math.ceil(len(self.data) / self.accelerator.num_processes) / size)
-        found: list[tuple[int, int, list[np.ndarray]]] = []
+        found: list[_Seen] = []
         for start in range(0, count * size, size):
             chosen = list(numbers[start : start + size])
-            inputs, _ = self._batch(chosen or [0])
-            measured = self._measured(model, inputs)
-            found += [measured] if chosen else []
+            seen = self._seen(model, chosen or [0])
+            found += [seen] if chosen else []
         found = gather_object(found)
-        correct, tokens = (sum(each[place] for each in found) for place in range(2))  # type: ignore[misc]
-        images, texts = (np.concatenate([each[2][place] for each in found]) for place in range(2))
-        return {"next_token_accuracy": correct / max(tokens, 1), **_recall_at_one(images, texts)}
+        captions = [caption for seen in found for caption in seen.captions]
+        references = [texts for seen in found for texts in seen.references]
+        images, texts = (np.concatenate([getattr(seen, name) for seen in found]) for name in ("images", "texts"))
+        scores = {
+            "next_token_accuracy": sum(seen.right for seen in found) / max(sum(seen.tokens for seen in found), 1),
+            **caption_scores(dict(enumerate(captions)), dict(enumerate(references))),
+            **retrieval_recall(images, texts, np.arange(len(texts))),
+        }
+        return {name: scores[name] for name in METRICS}
 
     def captions(self, model: Any) -> list[str]:
         """Of the first images, the model's own."""
         inputs, _ = self._batch(range(min(EXAMPLES, len(self.data))))
-        with torch.no_grad(), self.accelerator.autocast():
-            ids = model.generate(pixel_values=inputs["pixel_values"], max_length=self.context, num_beams=1)
-        return [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
+        return self._captions(model, inputs)
 
     def examples(self) -> list[Any]:
         """The records of those images that can be read."""
-        _, names = self._batch(range(min(EXAMPLES, len(self.data))))
-        return [record for record in self.data[:EXAMPLES] if record.path in names]
+        _, taken = self._batch(range(min(EXAMPLES, len(self.data))))
+        return [self.data[number] for number in taken]
 
-    def _batch(self, numbers: Sequence[int]) -> tuple[dict[str, Tensor], list[str]]:
+    def _batch(self, numbers: Sequence[int]) -> tuple[dict[str, Tensor], Sequence[int]]:
+        """Inputs, and the numbers of the records that they are of: those that can be read."""
         batch = self.batches.__getitems__([Sample(0, number, 0) for number in numbers])
+        if "failure" in batch:
+            raise TrainingError(f"--evaluate: {batch['failure']}")
         about = batch.pop("about")
-        return send_to_device(batch, self.accelerator.device), about["names"]
+        return send_to_device(batch, self.accelerator.device), about["records"]
 
-    def _measured(self, model: Any, inputs: dict[str, Tensor]) -> tuple[int, int, list[np.ndarray]]:
-        """Right tokens, all tokens, and the vectors of images and texts."""
+    def _captions(self, model: Any, inputs: dict[str, Tensor]) -> list[str]:
+        with torch.no_grad(), self.accelerator.autocast():
+            ids = model.generate(pixel_values=inputs["pixel_values"], max_length=self.context, num_beams=1)
+        return [" ".join(text.split()) for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
+
+    def _seen(self, model: Any, numbers: Sequence[int]) -> _Seen:
+        inputs, taken = self._batch(numbers)
         with torch.no_grad(), self.accelerator.autocast():
             outputs = model(**inputs, return_loss=False)
         labels = inputs["labels"][:, 1:]
-        right = (outputs.logits[:, :-1].argmax(dim=-1) == labels)[labels != -100]
-        vectors = [
+        right = (outputs.logits[:, :-1].argmax(dim=-1) == labels)[labels != IGNORED]
+        images, texts = (
             F.normalize(each.float(), dim=-1).cpu().numpy() for each in (outputs.image_embeds, outputs.text_embeds)
-        ]
-        return int(right.sum()), int(right.numel()), vectors
-
-
-def _recall_at_one(images: np.ndarray, texts: np.ndarray) -> dict[str, float]:
-    """(pairs, dim) each -> shares. Of equal similarities the pair's own counts, so that equal captions do no harm."""
-    similarity = images @ texts.T
-    own = similarity.diagonal()
-    return {
-        "text_to_image_recall@1": float((own >= similarity.max(axis=0)).mean()),
-        "image_to_text_recall@1": float((own >= similarity.max(axis=1)).mean()),
-    }
+        )
+        references = [list(self.data[number].captions) for number in taken]
+        return _Seen(int(right.sum()), int(right.numel()), images, texts, self._captions(model, inputs), references)

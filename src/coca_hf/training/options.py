@@ -17,8 +17,8 @@ from .errors import TrainingOptionError
 
 
 PARTS = ("vision", "text", "decoder")
-METRICS = ("next_token_accuracy", "text_to_image_recall@1", "image_to_text_recall@1")
-"""What an evaluation measures, as fractions; `best` is one of them."""
+METRICS = ("next_token_accuracy", "cider", "bleu_4", "rouge_l", "text_to_image_recall@1", "image_to_text_recall@1")
+"""What an evaluation measures, as fractions (CIDEr: 0 to 10); `best` is one of them."""
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "scheduler": ("cosine", "linear", "constant"),

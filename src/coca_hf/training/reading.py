@@ -46,10 +46,10 @@ class Batches(Dataset):
     By a list of samples, their batch: the model's inputs and what became of each sample.
 
     `pixel_values` (images, 3, height, width), `input_ids`, `attention_mask` and `labels` (images, text), padded to the
-    longest text and cut at the model's context; `labels` are -100 at padding. Beside them, `about` holds the names of
-    the samples, those that were `skipped` with their reasons, and how many captions were `truncated`. A sample whose
-    image cannot be read is left out; a batch without any left takes the next record that can be read. `failure`, a
-    sentence, comes in place of all where the data itself cannot be read any more.
+    longest text and cut at the model's context; `labels` are -100 at padding. Beside them, `about` holds numbers and
+    names of the samples' records, those that were `skipped` with their reasons, and how many captions were
+    `truncated`. A sample whose image cannot be read is left out; a batch without any left takes the next record that
+    can be read. `failure`, a sentence, comes in place of all where the data itself cannot be read any more.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Batches(Dataset):
             return {"failure": str(error)}
 
     def _batch(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        taken: list[tuple[str, Image, str]] = []
+        taken: list[tuple[int, str, Image, str]] = []
         skipped: list[tuple[str, str]] = []
         for sample in samples:
             self._take(sample, taken, skipped)
@@ -80,14 +80,14 @@ class Batches(Dataset):
             self._take(Sample(last.epoch, (last.record + further) % len(self.data)), taken, skipped)
         if not taken:
             raise InputError(f"none of the {len(self.data):,} images can be read; {skipped[0][0]}: {skipped[0][1]}")
-        names, images, texts = zip(*taken, strict=True)
+        records, names, images, texts = zip(*taken, strict=True)
         inputs, truncated = self._tokenised(list(texts))
         own = {"do_resize": False, "do_center_crop": False} if self.crop else {}
         pixels = self.processor.image_processor(list(images), return_tensors="pt", **own)["pixel_values"]
-        about = {"names": list(names), "skipped": skipped, "truncated": truncated}
+        about = {"records": records, "names": list(names), "skipped": skipped, "truncated": truncated}
         return {"pixel_values": pixels, **inputs, "about": about}
 
-    def _take(self, sample: Sample, taken: list[tuple[str, Image, str]], skipped: list[tuple[str, str]]) -> None:
+    def _take(self, sample: Sample, taken: list[tuple[int, str, Image, str]], skipped: list[tuple[str, str]]) -> None:
         record = self.data[sample.record]
         if not record.captions:
             skipped.append((record.path, "no caption"))
@@ -103,7 +103,8 @@ class Batches(Dataset):
             height, width = target_size(self.processor.image_processor.size)
             part = eight_bit(image).crop(random_crop(image.size, random))
             image = part.resize((width, height), self.processor.image_processor.resample)
-        taken.append((record.path, image, record.captions[min(number, len(record.captions) - 1)]))
+        caption = record.captions[min(number, len(record.captions) - 1)]
+        taken.append((sample.record, record.path, image, caption))
 
     def _resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
         processor = self.processor.image_processor

@@ -19,7 +19,8 @@ _LOGGED = {
     "contrastive_loss": "Contrastive loss",
     "learning_rate": "Learning rate",
 }
-_MEASURED = dict(zip(METRICS, ("Next tokens that are right", "Text to image R@1", "Image to text R@1"), strict=True))
+_TITLES = ("Next tokens that are right", "CIDEr", "BLEU-4", "ROUGE-L", "Text to image R@1", "Image to text R@1")
+_MEASURED = dict(zip(METRICS, _TITLES, strict=True))
 # Of the drawing, in its own units: see the template's viewBox.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 394, 10, 148
 _MOST_POINTS = 600

@@ -16,6 +16,9 @@ from .options import METRICS, TrainingOptions
 
 _TITLES = {
     "next_token_accuracy": "next tokens that are right",
+    "cider": "CIDEr of greedy captions",
+    "bleu_4": "BLEU-4 of greedy captions",
+    "rouge_l": "ROUGE-L of greedy captions",
     "text_to_image_recall@1": "texts that find their image first",
     "image_to_text_recall@1": "images that find their text first",
 }
