@@ -92,7 +92,8 @@ def test_without_a_command_the_help_is_shown_as_an_error(coca):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["paint", "x"], "coca-hf: No such command 'paint'. 'coca-hf --help' shows what there is."),
+        (["photograph", "x"], "coca-hf: No such command 'photograph'. 'coca-hf --help' shows what there is."),
+        (["paint"], "coca-hf: No such command 'paint'. Did you mean 'train'? 'coca-hf --help' shows what there is."),
         (["caption"], "coca-hf caption: no images were given: name files, folders"),
         (["caption", "x", "--colour"], "coca-hf caption: No such option"),
         (["caption", "x", "--batch-size", "many"], "coca-hf caption: Invalid value for '--batch-size'"),

@@ -83,7 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except _ParseError as error:
-        console.complain(f"{error.format_message().rstrip('.')}. '{_command_path(error)} --help' shows what there is.")
+        message = error.format_message().rstrip(".")
+        end = "" if message.endswith("?") else "."
+        console.complain(f"{message}{end} '{_command_path(error)} --help' shows what there is.")
         return 2
     except console.UsageError as error:
         console.complain(f"{error}.")
