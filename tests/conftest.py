@@ -18,6 +18,8 @@ collect_ignore = ["transformers_tests"]
 
 # What takes many seconds to set up, so that all tests that ask for it run in the same test process.
 COSTLY_FIXTURES = {
+    "address",
+    "answers",
     "conversions",
     "documented",
     "documented_model",

@@ -17,6 +17,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright to o
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: set CHROMIUM to its path")
 
+on_both = pytest.mark.parametrize("visitor", ["desktop", "phone"], indirect=True)
 EXAMPLES = {path.stem: str(path) for path in coca_hf.example_images()}
 
 
@@ -78,10 +79,11 @@ class Visitor:
         return found.inner_text()
 
 
-@pytest.fixture(params=["desktop", "phone"])
+@pytest.fixture
 def visitor(browser, address, request):
+    """A visitor on a desk; on a phone where the test asks for one."""
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "color_scheme": "dark"}
-    visitor = Visitor(browser, address, **(phone if request.param == "phone" else {}))
+    visitor = Visitor(browser, address, **(phone if getattr(request, "param", "") == "phone" else {}))
     yield visitor
     # However the tab is used: nothing leaves the machine, nothing goes wrong unseen, and the page fits its window.
     assert visitor.elsewhere == []
@@ -89,6 +91,7 @@ def visitor(browser, address, request):
     assert visitor.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+@on_both
 def test_a_caption_lights_up_where_each_word_looks(visitor):
     visitor.upload(EXAMPLES["blue-hearts-left-of-orange-rings"])
     visitor.button("Caption").click()
@@ -154,6 +157,7 @@ def test_two_models_side_by_side(visitor):
         assert "three medium yellow stars" in visitor.text(place, "Written in")
 
 
+@on_both
 def test_search_in_a_folder_by_words_and_by_a_picture(visitor, tmp_path):
     for path in EXAMPLES.values():
         shutil.copy(path, tmp_path)
