@@ -76,7 +76,7 @@ class HeldOut:
         scores = {
             "next_token_accuracy": sum(seen.right for seen in found) / max(sum(seen.tokens for seen in found), 1),
             **caption_scores(dict(enumerate(captions)), dict(enumerate(references))),
-            **retrieval_recall(images, texts, np.arange(len(texts))),
+            **retrieval_recall(images, texts, range(len(texts))),
         }
         return {name: scores[name] for name in METRICS}
 
