@@ -158,16 +158,26 @@ def test_the_packages_names_are_what_its_page_lists():
         "pipeline",
         "bundled_model",
         "example_images",
+        "word_maps",
+        "WordMap",
+        "similarity_map",
+        "overlay",
+        "export",
+        "load",
         "conversion",
         "open_clip",
         "publishing",
+        "training",
+        "evaluation",
+        "search",
+        "seeing",
     }
     assert set(coca_hf.__all__) == names
     assert set(dir(coca_hf)) == {*names, "__version__"}
     assert all(hasattr(coca_hf, name) for name in names)
 
 
-@pytest.mark.parametrize("name", ["conversion", "open_clip", "publishing"])
+@pytest.mark.parametrize("name", ["conversion", "open_clip", "publishing", "training", "evaluation", "search"])
 def test_a_part_of_the_package_needs_no_import_of_its_own(name):
     assert run(f"import coca_hf; print(coca_hf.{name}.__name__)") == f"coca_hf.{name}"
 
