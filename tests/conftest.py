@@ -3,6 +3,7 @@
 """Settings for the whole suite: no network, and one thread a test process, so that `-n 2` means two cores."""
 
 import os
+import shutil
 
 import pytest
 import torch
@@ -56,3 +57,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in sorted(COSTLY_FIXTURES.intersection(getattr(item, "fixturenames", ()))):
             item.add_marker(pytest.mark.xdist_group(name))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, once for all pages: Playwright allows one at a time in a process."""
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on this machine: set CHROMIUM to its path")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright to open the page with")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()

@@ -30,14 +30,6 @@ def address():
     page.get_blocks().close(verbose=False)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 class Visitor:
     """A visitor's window, all that it asked the network for, and what its console said."""
 

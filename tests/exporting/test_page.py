@@ -5,7 +5,6 @@
 import base64
 import functools
 import http.server
-import shutil
 import threading
 
 import numpy as np
@@ -16,8 +15,6 @@ from transformers import AutoProcessor
 
 import coca_hf
 
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 # What a browser decodes as Pillow does.
 PICTURES = [path for path in coca_hf.example_images() if path.suffix in (".png", ".jpg", ".bmp")][:6]
@@ -43,27 +40,22 @@ def page_folder(exported, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def page(page_folder):
+def page(page_folder, browser):
     """The page, opened; every request for anything but its own server fails the test."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here to open the page with")
     sync_api = pytest.importorskip("playwright.sync_api")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=page_folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     home = f"http://127.0.0.1:{server.server_port}/"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        opened = browser.new_page()
-        opened.asked, opened.problems = [], []
-        opened.on("request", lambda request: opened.asked.append(request.url))
-        opened.on("console", lambda message: opened.problems.append(message.text) if message.type == "error" else None)
-        opened.on("pageerror", lambda error: opened.problems.append(str(error)))
-        opened.goto(home)
-        sync_api.expect(opened.locator("#status")).to_have_text("Ready.", timeout=60_000)
-        yield opened
-        assert all(url.startswith((home, "blob:", "data:")) for url in opened.asked)
-        assert opened.problems == []
-        browser.close()
+    opened = browser.new_page()
+    opened.asked, opened.problems = [], []
+    opened.on("request", lambda request: opened.asked.append(request.url))
+    opened.on("console", lambda message: opened.problems.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+    opened.goto(home)
+    sync_api.expect(opened.locator("#status")).to_have_text("Ready.", timeout=60_000)
+    yield opened
+    assert all(url.startswith((home, "blob:", "data:")) for url in opened.asked)
+    assert opened.problems == []
     server.shutdown()
 
 
