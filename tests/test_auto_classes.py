@@ -182,6 +182,11 @@ def test_a_part_of_the_package_needs_no_import_of_its_own(name):
     assert run(f"import coca_hf; print(coca_hf.{name}.__name__)") == f"coca_hf.{name}"
 
 
+def test_what_exporting_offers_stays_what_it_is_once_it_was_asked_for():
+    code = "from coca_hf import exporting as e; print([callable(getattr(e, n)) for n in ('load', 'export') * 2])"
+    assert run(f"{code}; import coca_hf; print(callable(coca_hf.load))").split("\n") == [str([True] * 4), "True"]
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'CoCaForNothing'"):
         _ = coca_hf.CoCaForNothing

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints of others, in and out. Importing this loads neither torch nor transformers."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..lazy import lazy_attributes
 from .errors import ConversionError
 
 
@@ -22,8 +22,4 @@ _MODULES = {
 
 __all__ = ["ConversionError", "change_image_size", "convert_open_clip", "export_open_clip", "open_clip_config"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+__getattr__ = lazy_attributes(__name__, _MODULES)

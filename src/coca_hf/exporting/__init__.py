@@ -10,23 +10,19 @@ web         a page that runs the model in a browser
 load        whatever folder, as a model
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_attributes
 
 
 if TYPE_CHECKING:
     from .folder import export
-    from .load import load
+    from .loading import load
 
+
+# The command checks its arguments before it loads torch.
+_MODULES = {"export": "folder", "load": "loading"}
 
 __all__ = ["export", "load"]
 
-
-def __getattr__(name: str) -> Any:
-    # The command checks its arguments before it loads torch.
-    if name == "export":
-        from .folder import export as value
-    elif name == "load":
-        from .load import load as value  # type: ignore[assignment]
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return value
+__getattr__ = lazy_attributes(__name__, _MODULES)

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Saved folder -> Hub: its card, its code, and the one commit that brings all of it there."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..lazy import lazy_attributes
 from .errors import PublishingError
 
 
@@ -38,8 +38,4 @@ __all__ = [
     "push_folder",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+__getattr__ = lazy_attributes(__name__, _MODULES)

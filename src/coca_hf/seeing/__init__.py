@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a model looks: for each word of a caption, and for a text that an image is compared with."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_attributes
 
 
 if TYPE_CHECKING:
@@ -15,8 +16,4 @@ _MODULES = {"WordMap": "maps", "overlay": "pictures", "similarity_map": "maps", 
 
 __all__ = ["WordMap", "overlay", "similarity_map", "word_maps"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+__getattr__ = lazy_attributes(__name__, _MODULES)

@@ -14,8 +14,9 @@ Training and fine-tuning on captioned images, on top of transformers' Trainer.
 Importing this loads neither torch nor transformers.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_attributes
 
 
 if TYPE_CHECKING:
@@ -34,8 +35,4 @@ _MODULES = {
 
 __all__ = ["CoCaTrainer", "TrainingError", "TrainingOptions", "TrainingResult", "train"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+__getattr__ = lazy_attributes(__name__, _MODULES)
