@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..batch_inference.errors import OutputError
-from ..batch_inference.files import error_text, remove_asides, sync_folder, write_whole
+from ..batch_inference.files import error_text, lock_file, remove_asides, sync_folder, write_whole
 from .errors import TrainingFolderError
 from .options import TrainingOptions, read_yaml
 
@@ -132,25 +132,32 @@ class RunFolder:
         Readers of a run that was killed hold it for some seconds more; other programs are waited for as long, and no
         longer. Raises `TrainingFolderError`.
         """
-        import fcntl
-
         path = self.checkpoints / "lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        just_finished = TrainingFolderError(f"another process has just finished the run in {str(self.path)!r}")
         try:
-            end = time.monotonic() + _LOCK_SECONDS
-            while not _is_locked(fcntl, descriptor):
+            descriptor = self._wait_for_lock(path, say)
+        except FileNotFoundError:
+            raise just_finished from None
+        try:
+            if not path.exists() or not os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                raise just_finished
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _wait_for_lock(self, path: Path, say: Callable[[str], None]) -> int:
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                return lock_file(str(path))
+            except BlockingIOError:
                 if end - time.monotonic() > _LOCK_SECONDS - 1:
                     say(f"Waiting for another process at work in {str(self.path)!r}")
                 if time.monotonic() > end:
                     raise TrainingFolderError(
                         f"another process is at work on the run in {str(self.path)!r}: wait for it or end it"
-                    )
+                    ) from None
                 time.sleep(1)
-            if not path.exists() or not os.path.samestat(os.stat(path), os.fstat(descriptor)):
-                raise TrainingFolderError(f"another process has just finished the run in {str(self.path)!r}")
-            yield
-        finally:
-            os.close(descriptor)
 
     # --- checkpoints ---
 
@@ -225,14 +232,3 @@ class RunFolder:
             os.replace(self.checkpoints, leftover)
             sync_folder(str(self.path))
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _is_locked(fcntl: Any, descriptor: int) -> bool:
-    """Whether this process has the lock now."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True

@@ -5,6 +5,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..evaluation import caption_scores, retrieval_recall
-from ..image_text_data import ImageTextData
+from ..image_text_data import CaptionedImage, ImageTextData
 from .errors import TrainingError
 from .options import METRICS
 from .reading import IGNORED, Batches
@@ -28,8 +29,12 @@ EXAMPLES = 8
 
 @dataclass
 class _Seen:
-    """What was measured on a batch: right tokens and all tokens, vectors, the model's captions and those it has."""
+    """
+    What was measured on a batch: the numbers of its records, right tokens and all tokens, vectors, the model's
+    captions and those that the images have.
+    """
 
+    numbers: Sequence[int]
     right: int
     tokens: int
     images: np.ndarray
@@ -55,10 +60,12 @@ class HeldOut:
     def __post_init__(self) -> None:
         self.batches = Batches(self.data, self.processor, context=self.context, crop=False, seed=0)
 
-    def measure(self, model: Any) -> dict[str, float]:
+    def measure(self, model: Any) -> tuple[dict[str, float], list[str]]:
         """
-        The scores in `METRICS`: the share of next tokens that are the likeliest, and what `coca_hf.evaluation` says of
-        the captions that greedy decoding gives, against all of an image's, and of the vectors of images and texts.
+        The scores in `METRICS`, and the captions of the `examples`.
+
+        The scores are the share of next tokens that are the likeliest, and what `coca_hf.evaluation` says of the
+        captions that greedy decoding gives, against all of an image's, and of the vectors of images and texts.
         """
         numbers = range(self.accelerator.process_index, len(self.data), self.accelerator.num_processes)
         size = self.batch_size
@@ -78,17 +85,17 @@ class HeldOut:
             **caption_scores(dict(enumerate(captions)), dict(enumerate(references))),
             **retrieval_recall(images, texts, range(len(texts))),
         }
-        return {name: scores[name] for name in METRICS}
+        caption_of = dict(zip((number for seen in found for number in seen.numbers), captions, strict=True))
+        return {name: scores[name] for name in METRICS}, [caption_of[number] for number in self._examples]
 
-    def captions(self, model: Any) -> list[str]:
-        """Of the first images, the model's own."""
-        inputs, _ = self._batch(range(min(EXAMPLES, len(self.data))))
-        return self._captions(model, inputs)
+    @property
+    def examples(self) -> list[CaptionedImage]:
+        """The records of the first images, without those that cannot be read."""
+        return [self.data[number] for number in self._examples]
 
-    def examples(self) -> list[Any]:
-        """The records of those images that can be read."""
-        _, taken = self._batch(range(min(EXAMPLES, len(self.data))))
-        return [self.data[number] for number in taken]
+    @cached_property
+    def _examples(self) -> Sequence[int]:
+        return self._batch(range(min(EXAMPLES, len(self.data))))[1]
 
     def _batch(self, numbers: Sequence[int]) -> tuple[dict[str, Tensor], Sequence[int]]:
         """Inputs, and the numbers of the records that they are of: those that can be read."""
@@ -98,19 +105,16 @@ class HeldOut:
         about = batch.pop("about")
         return send_to_device(batch, self.accelerator.device), about["records"]
 
-    def _captions(self, model: Any, inputs: dict[str, Tensor]) -> list[str]:
-        with torch.no_grad(), self.accelerator.autocast():
-            ids = model.generate(pixel_values=inputs["pixel_values"], max_length=self.context, num_beams=1)
-        return [" ".join(text.split()) for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
-
     def _seen(self, model: Any, numbers: Sequence[int]) -> _Seen:
         inputs, taken = self._batch(numbers)
         with torch.no_grad(), self.accelerator.autocast():
             outputs = model(**inputs, return_loss=False)
+            ids = model.generate(pixel_values=inputs["pixel_values"], max_length=self.context, num_beams=1)
         labels = inputs["labels"][:, 1:]
         right = (outputs.logits[:, :-1].argmax(dim=-1) == labels)[labels != IGNORED]
         images, texts = (
             F.normalize(each.float(), dim=-1).cpu().numpy() for each in (outputs.image_embeds, outputs.text_embeds)
         )
+        captions = [" ".join(text.split()) for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
         references = [list(self.data[number].captions) for number in taken]
-        return _Seen(int(right.sum()), int(right.numel()), images, texts, self._captions(model, inputs), references)
+        return _Seen(taken, int(right.sum()), int(right.numel()), images, texts, captions, references)

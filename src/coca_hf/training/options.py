@@ -207,6 +207,11 @@ class TrainingOptions:
         return str(coca_hf.bundled_model())
 
     @property
+    def saves_other_weights(self) -> bool:
+        """Whether what is saved was not measured at the last step: it is the best, merged, or mixed with the start."""
+        return self.best is not None or self.lora is not None or self.average_with_start is not None
+
+    @property
     def peak_learning_rate(self) -> float:
         if self.learning_rate is not None:
             return self.learning_rate

@@ -249,7 +249,9 @@ class _Run:
         model = trainer.trained_model()
         evaluations = self.folder.rows("evaluations.jsonl")
         before = _scores(evaluations[0]) if evaluations else {}
-        after = trainer.scores_of(model) if self.held_out is not None else {}
+        after = _scores(evaluations[-1]) if evaluations else {}
+        if self.held_out is not None and self.options.saves_other_weights:
+            after, _ = trainer.measured(model)
         counters = trainer.counted()
         facts: dict[str, Any] = {"steps": self.steps, **counters, "before": before, "after": after}
         if self.is_main:
@@ -263,7 +265,7 @@ class _Run:
         return TrainingResult(str(self.folder.path), **facts, seconds=seconds, waiting_share=waiting, rank=rank)
 
     def write_report(self, facts: dict[str, Any] | None = None) -> None:
-        examples = [] if self.held_out is None else self.held_out.examples()
+        examples = [] if self.held_out is None else self.held_out.examples
         write_training_report(self.folder, self.options, self.steps, examples, facts)
 
 
@@ -457,10 +459,7 @@ class RunTrainer(CoCaTrainer):
         """Measures what would be saved now, and keeps it where it is the best."""
         run = self.run
         model = self.weights_to_save()
-        scores = self.scores_of(model)
-        if run.held_out is None:
-            return {}
-        captions = run.held_out.captions(model.eval())
+        scores, captions = self.measured(model)
         earlier = run.folder.rows("evaluations.jsonl") if run.is_main else []
         step = self.state.global_step
         if run.is_main:
@@ -475,12 +474,13 @@ class RunTrainer(CoCaTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def scores_of(self, model: Any) -> dict[str, float]:
+    def measured(self, model: Any) -> tuple[dict[str, float], list[str]]:
+        """As `HeldOut.measure`, whatever mode the model is in."""
         assert self.run.held_out is not None
         was_training = model.training
-        scores = self.run.held_out.measure(model.eval())
+        found = self.run.held_out.measure(model.eval())
         model.train(was_training)
-        return scores
+        return found
 
     def _keep_best(self, model: nn.Module) -> None:
         target = self.run.folder.checkpoints / "best.safetensors"
