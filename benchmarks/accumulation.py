@@ -28,10 +28,10 @@ from rich.table import Table
 from benchmark import machine
 from benchmark_sides import captions, images, measure
 from coca_hf import optimize_for_training
-from coca_hf.configuration_coca import CoCaConfig
 from coca_hf.conversion import open_clip_config
 from coca_hf.modeling_coca import CoCaForCaptioning
 from coca_hf.training.accumulation import ExactAccumulation
+from quick_model import quick_config
 
 
 MODEL, BATCH, LENGTH = "coca_ViT-B-32", 16, 12
@@ -41,22 +41,12 @@ Side = Literal["added up", "exact", "adapters"]
 Record = dict[str, Any]
 
 
-def _quick_config() -> CoCaConfig:
-    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return CoCaConfig(
-        vision_config={**small, "pooler_hidden_size": 64, "num_pooler_attention_heads": 2},
-        text_config=small,
-        multimodal_config=small,
-        projection_dim=64,
-    )
-
-
 class Step:
     """A training step of so many micro-batches."""
 
     def __init__(self, side: Side, micro_batches: int, quick: bool) -> None:
         torch.manual_seed(0)
-        model: Any = CoCaForCaptioning(_quick_config() if quick else open_clip_config(MODEL)).train()
+        model: Any = CoCaForCaptioning(quick_config() if quick else open_clip_config(MODEL)).train()
         if side == "adapters":
             from peft import LoraConfig, get_peft_model
 

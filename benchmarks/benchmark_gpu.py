@@ -36,21 +36,12 @@ from coca_hf.configuration_coca import CoCaConfig
 from coca_hf.conversion import open_clip_config
 from coca_hf.modeling_coca import CoCaForCaptioning
 from coca_hf.training.accumulation import ExactAccumulation
+from quick_model import quick_config
 
 
 MODEL = "coca_ViT-L-14"
 PUBLISHED_SAMPLES_PER_SECOND = 75.5  # one A100 of the pretraining, as LAION reports it
 Record = dict[str, Any]
-
-
-def _quick_config() -> CoCaConfig:
-    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return CoCaConfig(
-        vision_config={**small, "pooler_hidden_size": 64, "num_pooler_attention_heads": 2},
-        text_config=small,
-        multimodal_config=small,
-        projection_dim=64,
-    )
 
 
 def _seconds(work: Callable[[], Any], device: str, repeats: int, in_a_row: int = 1) -> float:
@@ -246,7 +237,7 @@ def main(
     ),
 ) -> None:
     """Measures everything and writes it to --output."""
-    config = _quick_config() if quick else open_clip_config(MODEL)
+    config = quick_config() if quick else open_clip_config(MODEL)
     batches, tokens, length = ((1, 2), 4, 8) if quick else ((1, 64), 30, 76)
     rates = _rates(device, 256 if quick else 8192)
     results: Record = {

@@ -43,4 +43,9 @@ def add_layers(cache: Cache, num_layers: int, num_image_layers: int) -> None:
         cache.layers.extend(CoCaImageLayer() for _ in range(num_image_layers))
 
 
-__all__ = ["CoCaImageLayer", "add_layers"]
+def holds_images(cache: Cache | None, num_layers: int) -> bool:
+    """Whether the keys and values of image tokens are in a cache, behind its `num_layers` of the text."""
+    return cache is not None and len(cache.layers) > num_layers and cache.layers[num_layers].is_initialized
+
+
+__all__ = ["CoCaImageLayer", "add_layers", "holds_images"]

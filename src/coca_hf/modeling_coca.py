@@ -24,7 +24,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .cache_coca import add_layers
+from .cache_coca import add_layers, holds_images
 from .generation_coca import CoCaGenerationMixin
 from .layers_coca import (
     CoCaAttention,
@@ -620,11 +620,7 @@ class CoCaMultimodalDecoder(CoCaPreTrainedModel):
 
     def knows_images(self, cache: Cache | None) -> bool:
         """Whether the keys and values of image tokens are in `cache`."""
-        return (
-            cache is not None
-            and len(cache.layers) > self.first_image_layer_idx
-            and cache.layers[self.first_image_layer_idx].is_initialized
-        )
+        return holds_images(cache, self.first_image_layer_idx)
 
     @capture_outputs
     def forward(

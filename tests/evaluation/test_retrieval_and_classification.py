@@ -18,31 +18,10 @@ from coca_hf.evaluation import (
     retrieval,
     retrieval_recall,
 )
+from fixtures.evaluation.retrieval_cases import embeddings, labels
 
 
 RECORDED = json.loads((Path(__file__).parent.parent / "fixtures" / "evaluation" / "retrieval.json").read_text())
-
-
-def embeddings(images, most_texts, seed):
-    """As the recording script makes them."""
-    chance = np.random.default_rng(seed)
-    image_embeds = chance.normal(size=(images, 16)).astype(np.float32)
-    owners = np.repeat(np.arange(images), chance.integers(1, most_texts + 1, images))
-    text_embeds = image_embeds[owners] + 1.2 * chance.normal(size=(len(owners), 16)).astype(np.float32)
-    rows = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in (image_embeds, text_embeds)]
-    return rows[0], rows[1], owners.tolist()
-
-
-def labels(images, owners, seed):
-    chance = np.random.default_rng(seed)
-    texts = len(owners)
-    asked_images = sorted(chance.choice(images, images // 2, replace=False).tolist())
-    asked_texts = sorted(chance.choice(texts, texts // 2, replace=False).tolist())
-    to_text = {
-        image: sorted({*(t for t, o in enumerate(owners) if o == image), *chance.integers(0, texts, 8).tolist()})
-        for image in asked_images
-    }
-    return to_text, {t: sorted({owners[t], *chance.integers(0, images, 5).tolist()}) for t in asked_texts}
 
 
 @pytest.mark.parametrize("case", RECORDED["retrieval"], ids=lambda case: f"{case['images']} images")

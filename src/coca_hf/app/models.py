@@ -20,6 +20,7 @@ from ..batch_inference.errors import BatchInferenceError, ModelError, OptionErro
 from ..batch_inference.images import read_image
 from ..batch_inference.jobs import CaptionOptions
 from ..batch_inference.models import ModelChoice, check_model, load_model, load_processor
+from ..batch_inference.tasks import text_embeds
 from ..seeing.maps import see_words
 
 
@@ -118,9 +119,7 @@ class PageModel:
 def _label_embed(towers: Any, processor: Any, label: str, templates: Sequence[str]) -> Tensor:
     """-> (dim,), L2-normalised."""
     texts = [template.replace("{}", label) for template in templates]
-    encoded = processor(text=texts, padding=True, truncation=True, return_tensors="pt").to(towers.device)
-    each = F.normalize(towers.get_text_features(**encoded).pooler_output.float(), dim=-1)
-    return F.normalize(each.mean(dim=0), dim=-1)
+    return F.normalize(text_embeds(towers, processor, texts).mean(dim=0), dim=-1)
 
 
 def _read(picture: str | None) -> Image.Image:

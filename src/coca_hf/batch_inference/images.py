@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from ..orientation import UPRIGHT, orientation_of
 from .containers import MAX_MEMBER_SIZE
 from .errors import ImageError
 from .files import check_is_regular_file, error_text
@@ -38,16 +39,6 @@ _MAX_SIDE = 1 << 24
 
 # A short side is not reduced below this, so that reduction never costs detail that a model would see.
 _KEPT_SIDE = 1024
-
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 _OBJECT_ADDRESS = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")
 
@@ -144,11 +135,11 @@ def _read(file: BinaryIO, large: bool, resized_size: ResizedSize | None) -> Imag
     # libtiff says there what is broken in a file.
     with silent_stderr() if image_file.format == "TIFF" else nullcontext():
         image_file.load()
-    orientation = _orientation(image_file)
+    orientation = orientation_of(image_file)
     image = _bounded(image_file)
-    if orientation not in _UPRIGHT:
+    if orientation not in UPRIGHT:
         return image
-    turned = image.transpose(_UPRIGHT[orientation])
+    turned = image.transpose(UPRIGHT[orientation])
     # The copy still has the tag, and the image processor would turn it once more.
     turned.getexif()[ExifTags.Base.Orientation] = 1
     return turned
@@ -204,14 +195,6 @@ def _factor_for_speed(image: Image.Image, resized_size: ResizedSize | None) -> i
     wanted_height, wanted_width = resized_size((image.height, image.width))
     ratio = min(image.height / wanted_height, image.width / wanted_width)
     return next((factor for factor in (8, 4, 2) if ratio >= factor * REDUCED_SIZE_RATIO), 1)
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        # After loading: PNG may hold the tag behind the pixels, and TIFF is turned, its tag dropped, as it loads.
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # metadata that cannot be parsed leaves the image as it is
-        return 1
 
 
 def _bounded(image: Image.Image) -> Image.Image:

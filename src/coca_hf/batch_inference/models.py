@@ -20,6 +20,7 @@ from ..runtimes.errors import ExportedModelError
 from ..runtimes.folder import ExportedFolder, is_exported
 from .errors import ModelError
 from .files import error_text
+from .wording import one_line
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -187,7 +188,7 @@ def _check_tokenizer(name: str) -> None:
     try:
         Tokenizer.from_file(str(path))
     except Exception as error:  # the library has no narrower class
-        raise ModelError(f"{str(path)!r} is not a valid tokenizer: {_one_line(error)}") from error
+        raise ModelError(f"{str(path)!r} is not a valid tokenizer: {one_line(error)}") from error
 
 
 def load_model(choice: ModelChoice, kind: Literal["towers", "captioner"]) -> Any:
@@ -269,14 +270,14 @@ def _loaded(choice: ModelChoice, auto_class: Any, **options: Any) -> Any:
         return auto_class.from_pretrained(choice.name, **options)
     except SafetensorError as error:
         # It says what is wrong with a file, but not with which.
-        raise ModelError(f"the weights in {_damaged_file(choice.name)!r} are damaged: {_one_line(error)}") from error
+        raise ModelError(f"the weights in {_damaged_file(choice.name)!r} are damaged: {one_line(error)}") from error
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"the weights in {choice.name!r} are a pickle that holds more than weights, which could run code: it is "
             "not loaded. Convert it to safetensors where you trust it"
         ) from error
     except (OSError, StrictDataclassError) as error:
-        raise ModelError(f"cannot load the model {choice.name!r}: {_one_line(error)}") from error
+        raise ModelError(f"cannot load the model {choice.name!r}: {one_line(error)}") from error
 
 
 def _damaged_file(name: str) -> str:
@@ -290,10 +291,6 @@ def _damaged_file(name: str) -> str:
         except SafetensorError:
             return str(path)
     return name
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
 
 
 def _available(device: str) -> Any:

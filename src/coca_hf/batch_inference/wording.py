@@ -19,6 +19,11 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line and without the full stop; its class where it says nothing."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
 def count(number: int, noun: str) -> str:
     """
     >>> count(1, "image"), count(1200, "image")

@@ -9,32 +9,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..batch_inference.tasks import Preparer
+from ..batch_inference.tasks import Preparer, text_embeds
 from ..image_text_data import ImageTextData
 from .data import EvaluationData
 from .errors import EvaluationError
-from .scoring import Made, score_captions, score_retrieval
+from .scoring import EmbedTexts, Made, score_captions, score_retrieval
 
 
-_TEXTS_AT_ONCE = 256
-
-
-class TextEmbedder:
+def text_embedder(model: Any, processor: Any) -> EmbedTexts:
     """Texts -> (texts, dim), normalised, float32, by a `CoCaModel` or a `CoCaForCaptioning`."""
-
-    def __init__(self, model: Any, processor: Any):
-        self.model = model
-        self.processor = processor
-
-    @torch.inference_mode()
-    def __call__(self, texts: list[str]) -> np.ndarray:
-        pieces = []
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            piece = texts[start : start + _TEXTS_AT_ONCE]
-            encoded = self.processor(text=piece, padding=True, truncation=True, return_tensors="pt")
-            features = self.model.get_text_features(**encoded.to(self.model.device)).pooler_output
-            pieces.append(F.normalize(features.float(), dim=-1).cpu().numpy())
-        return np.concatenate(pieces)
+    return lambda texts: text_embeds(model, processor, texts).cpu().numpy()
 
 
 def evaluate_model(
@@ -105,4 +89,4 @@ def _make(
             ids = model.generate(pixel_values=pixel_values, **generation)
             decoded = processor.batch_decode(ids, skip_special_tokens=True)
             texts |= {path: " ".join(text.split()) for path, text in zip(piece, decoded, strict=True)}
-    return Made(texts, embeds, TextEmbedder(model, processor))
+    return Made(texts, embeds, text_embedder(model, processor))

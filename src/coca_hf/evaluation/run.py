@@ -235,9 +235,9 @@ class _Maker:
     def _embedder(self) -> EmbedTexts:
         assert self.choice is not None
         if self.embedder is None:
-            from .models import TextEmbedder
+            from .models import text_embedder
 
-            self.embedder = TextEmbedder(load_model(self.choice, "towers"), load_processor(self.choice))
+            self.embedder = text_embedder(load_model(self.choice, "towers"), load_processor(self.choice))
         return self.embedder
 
 

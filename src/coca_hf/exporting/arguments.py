@@ -11,6 +11,7 @@ from typing import Any
 
 from ..batch_inference.errors import ModelError
 from ..batch_inference.models import check_model
+from ..runtimes.errors import ExportedModelError
 from ..runtimes.folder import ExportedFolder, is_exported
 from .errors import ExportError
 
@@ -57,8 +58,8 @@ def _check_exported(model: Path, format_name: str, int8: bool) -> None:
 
 @contextmanager
 def as_export_error() -> Iterator[None]:
-    """A model that cannot be loaded is why it is not exported."""
+    """A model or a program that cannot be loaded is why there is no export."""
     try:
         yield
-    except ModelError as error:
+    except (ModelError, ExportedModelError) as error:
         raise ExportError(str(error)) from error

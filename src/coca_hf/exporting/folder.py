@@ -25,8 +25,8 @@ from ..batch_inference.models import (
     load_model,
     load_processor,
 )
+from ..batch_inference.wording import one_line
 from ..modeling_coca import CoCaForCaptioning, CoCaModel
-from ..runtimes.errors import ExportedModelError
 from ..runtimes.folder import ExportedFolder, is_exported
 from ..runtimes.programs import load_program
 from .arguments import as_export_error, check_arguments
@@ -181,7 +181,7 @@ def _write_program(
             try:
                 program = form.int8(program, inputs)
             except Exception as error:  # quantizers raise whatever they meet
-                raise ExportError(f"{name.replace('_', ' ')} cannot be made int8: {_one_line(error)}") from error
+                raise ExportError(f"{name.replace('_', ' ')} cannot be made int8: {one_line(error)}") from error
             for file in folder.glob(f"{name}.*"):
                 file.unlink()
             form.save(program, path)
@@ -216,7 +216,7 @@ def _quietly() -> Iterator[None]:
 
 def _difference(component: Component, path: Path, format_name: str) -> float:
     """The largest of the outputs' from PyTorch's, with other batches and lengths than it was traced with."""
-    with _as_program_error():
+    with as_export_error():
         program = load_program(path, format_name)
     largest = 0.0
     for sizes in _CHECKED:
@@ -231,14 +231,6 @@ def _difference(component: Component, path: Path, format_name: str) -> float:
             if tensor.numel():
                 largest = max(largest, (found[name] - tensor).abs().max().item() / scale)
     return largest
-
-
-@contextmanager
-def _as_program_error() -> Iterator[None]:
-    try:
-        yield
-    except ExportedModelError as error:
-        raise ExportError(str(error)) from error
 
 
 def named(values: Inputs) -> dict[str, Tensor]:
@@ -274,7 +266,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationConfig
 from transformers.utils.generic import can_return_tuple
 
-from ..cache_coca import add_layers
+from ..cache_coca import add_layers, holds_images
 from ..configuration_coca import CoCaConfig
 from ..generation_coca import CoCaGenerationMixin
 from ..masks_coca import text_position_ids, token_key_mask
@@ -261,9 +261,7 @@ class _CacheLayout:
         add_layers(cache, self.first_image_layer_idx, self.num_image_layers)
 
     def knows_images(self, cache: Cache | None) -> bool:
-        if cache is None or len(cache.layers) <= self.first_image_layer_idx:
-            return False
-        return cache.layers[self.first_image_layer_idx].is_initialized
+        return holds_images(cache, self.first_image_layer_idx)
 
 
 def _positions(logits_to_keep: int | Tensor, length: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..image_processing_coca import open_image
 from .attention import Weights, kept_weights
 from .pictures import small_map
-from .placement import Placement, orientation_of, place_patches
+from .placement import Placement, obeyed_orientation, place_patches
 from .words import Words, split_words, written_words
 
 
@@ -238,7 +238,7 @@ def _placements(
 ) -> Iterator[Placement]:
     for image in images:
         # Turned as it loads, where it is a TIFF file.
-        orientation = orientation_of(image)
+        orientation = obeyed_orientation(image)
         yield place(processor, (image.height, image.width), pixel_values, vision_config, orientation)
 
 

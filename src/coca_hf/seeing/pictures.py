@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..image_processing_coca import eight_bit, upright
-from .placement import orientation_of, turned_upright
+from .placement import obeyed_orientation, turned_upright
 
 
 # From cold to hot, in red, green and blue: dark violet, purple, red, orange, light yellow; its lightness rises evenly.
@@ -41,7 +41,7 @@ def overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:
             f"The map is for an image of {heat.shape[1]} x {heat.shape[0]} pixels, but this one has "
             f"{image.width} x {image.height}."
         )
-    heat = turned_upright(np.asarray(heat, np.float32), orientation_of(image))
+    heat = turned_upright(np.asarray(heat, np.float32), obeyed_orientation(image))
     return upright_overlay(upright(image), heat)
 
 

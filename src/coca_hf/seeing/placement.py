@@ -6,21 +6,12 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from ..image_processing_coca import resized_size, target_size
+from ..orientation import UPRIGHT, orientation_of
 
 
-# What turns an image upright, by its orientation tag (EXIF 2.32, table 6).
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # The others are their own way back.
 _BACK = {6: 8, 8: 6}
 
@@ -96,19 +87,16 @@ class Placement(NamedTuple):
 
 def turned_upright(heat: np.ndarray, orientation: int) -> np.ndarray:
     """(height, width) of an image as it is stored -> of the image turned as its orientation tag says."""
-    if orientation not in _UPRIGHT:
+    if orientation not in UPRIGHT:
         return heat
-    return np.array(Image.fromarray(heat).transpose(_UPRIGHT[orientation]))
+    return np.array(Image.fromarray(heat).transpose(UPRIGHT[orientation]))
 
 
-def orientation_of(image: Image.Image) -> int:
+def obeyed_orientation(image: Image.Image) -> int:
     """The orientation tag that the image processor obeys; 1 where there is nothing to turn."""
     image.load()
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # metadata broken in any way leaves the image as it is
-        return 1
-    return orientation if orientation in _UPRIGHT else 1
+    orientation = orientation_of(image)
+    return orientation if orientation in UPRIGHT else 1
 
 
 def place_patches(
@@ -128,7 +116,7 @@ def place_patches(
         pixels: (height, width) of `pixel_values`.
         grid: Patches in them, (rows, columns).
         patch_size: (height, width) of a patch.
-        orientation: Of the image, see `orientation_of`.
+        orientation: Of the image, see `obeyed_orientation`.
     """
     resized = size if orientation < 5 else size[::-1]
     if processor.do_resize:
