@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 PIP := $(INSTALL) -c constraints.txt
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --durations 30 --durations-min 5
 
 .PHONY: help demo test test-latest check lint docs bundled-model clean
 .DELETE_ON_ERROR:

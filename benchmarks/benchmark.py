@@ -222,6 +222,10 @@ def _comparisons(photos: dict[str, list[str]]) -> list[Comparison]:
             Call("image_processor", "preprocess", {"paths": photos[name]}, {"kind": kind}) for kind in ("coca", "clip")
         )
         rows.append(Comparison(f"preprocess-{name}", theirs, (Ours(ours, (goal,)),), repeats=9))
+    goal = _goal("command", f"{B32}, 192 JPEG files of 640x480, greedy: the command against a bare loop", ">= 0.95")
+    files: dict[str, Any] = {"name": B32, "photos": photos["640x480"], "count": 192}
+    ours, theirs = (Call("folder", case, {"batch": 16}, files) for case in ("run", "bare_loop"))
+    rows.append(Comparison("command", theirs, (Ours(ours, (goal,)),), repeats=5))
     import_goal = _goal("import", "import coca_hf, against torch and transformers", "<= 1.1", "time")
     ours, theirs = (Call("import", "modules", {"names": names}) for names in ("coca_hf", "torch, transformers"))
     rows.append(Comparison("import", theirs, (Ours(ours, (import_goal,)),), repeats=7))
@@ -541,10 +545,11 @@ def _cells(record: Record, records: list[Record]) -> list[str]:
     value = f"{record['value']:.0%}" if record["measure"] == "share" else f"{record['value']:.2f}"
     met = {True: "yes", False: "no", None: ""}[_is_met(record)]
     same = {True: "; same ids", False: "; OTHER IDS", None: ""}[record.get("same_ids")]
-    return [record["what"] + same, record["variant"], value, record["target"], met, _floor(record, records)]
+    floor, commit = _floor(record, records), record.get("commit", "")
+    return [record["what"] + same, record["variant"], value, record["target"], met, floor, commit]
 
 
-HEADER = ("what", "variant", "ratio", "to reach", "met", "floor")
+HEADER = ("what", "variant", "ratio", "to reach", "met", "floor", "commit")
 
 
 def _table(records: list[Record]) -> Table:
@@ -595,6 +600,13 @@ def _markdown(results: Record) -> str:
         ],
     )
     return "\n".join(lines) + "\n"
+
+
+def commit() -> str:
+    """Of the code that is measured: rows of one table can be of several."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return found.stdout.strip()
 
 
 def machine() -> Record:
@@ -648,7 +660,7 @@ def main(
         jobs["train-floor"] = lambda: _train_floor(bench)
         for job, measure in jobs.items():
             if only is None or job.startswith(tuple(only)):
-                records = measure()
+                records = [record | {"commit": commit()} for record in measure()]
                 new = {(record["row"], record["what"]) for record in records}
                 kept = [record for record in results["rows"] if (record["row"], record["what"]) not in new]
                 results["rows"] = kept + records

@@ -46,6 +46,8 @@ Record = dict[str, Any]
 
 def _seconds(work: Callable[[], Any], device: str, repeats: int, in_a_row: int = 1) -> float:
     """Of one `work`: the median of `repeats` runs of so many in a row, after two that warm up and compile."""
+    if device == "cpu":
+        repeats, in_a_row = 1, 1  # a rehearsal, whose figures nobody reads
 
     def run() -> float:
         _wait(device)

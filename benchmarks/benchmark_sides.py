@@ -11,18 +11,26 @@ of transformers' that a row compares.
 
 import functools
 import json
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 
 
 Work = Callable[[], Any]
+
+
+class Timed(NamedTuple):
+    """The result of work that takes its own time."""
+
+    seconds: float
+
 
 # The vocabulary's start and end tokens, and ids that stand for words.
 START, END, FIRST_WORD, LAST_WORD = 49406, 49407, 1000, 40000
@@ -318,6 +326,59 @@ class Bundled:
         return caption
 
 
+class Folder:
+    """A folder of JPEG files: a run over it as the command makes it, and a bare loop over tensors that are there."""
+
+    def __init__(self, name: str, weights: str, photos: list[str], count: int) -> None:
+        from coca_hf import CoCaProcessor, CoCaTokenizer
+
+        model = CocaHf(name, weights).model
+        model.generation_config.update(num_beams=1, num_beam_groups=None, max_new_tokens=30, min_new_tokens=29)
+        self.folder = tempfile.TemporaryDirectory()
+        self.model_folder, images = Path(self.folder.name, "model"), Path(self.folder.name, "images")
+        model.save_pretrained(self.model_folder)
+        # Random weights write nothing that is worth decoding.
+        self.processor = CoCaProcessor(tokenizer=CoCaTokenizer().train_new_from_iterator(["a photo"], vocab_size=520))
+        self.processor.save_pretrained(self.model_folder)
+        images.mkdir()
+        self.paths = [str(images / f"{index:06d}.jpg") for index in range(count)]
+        for index, path in enumerate(self.paths):
+            shutil.copy(photos[index % len(photos)], path)
+
+    def run(self, batch: int) -> Callable[[], "Timed"]:
+        """From when the model is there to when the captions are written."""
+        from coca_hf.batch_inference import CaptionJob, ModelChoice, run
+        from coca_hf.batch_inference.progress import Progress
+
+        job, output = CaptionJob(ModelChoice(str(self.model_folder))), Path(self.folder.name, "captions.jsonl")
+
+        class Began(Progress):
+            def begin(self, total: int | None, done: int = 0) -> None:
+                self.at = time.perf_counter()
+
+        def caption() -> Timed:
+            output.unlink(missing_ok=True)
+            began = Began()
+            summary = run(self.paths, job, [output], batch_size=batch, progress=began)
+            if summary.images != len(self.paths):
+                raise RuntimeError(f"{len(self.paths) - summary.images} images have no caption")
+            return Timed(time.perf_counter() - began.at)
+
+        return caption
+
+    def bare_loop(self, batch: int) -> Work:
+        from coca_hf import CoCaForCaptioning, optimize_for_inference
+
+        model = optimize_for_inference(CoCaForCaptioning.from_pretrained(self.model_folder).eval())
+        pixel_values = self.processor(images=self.paths, return_tensors="pt").pixel_values
+
+        def caption() -> None:
+            for images in pixel_values.split(batch):
+                model.generate(images)
+
+        return caption
+
+
 class Blip:
     """transformers' BLIP-base, random weights."""
 
@@ -370,6 +431,7 @@ SIDES = {
     "open_clip": OpenClip,
     "coca_hf": CocaHf,
     "bundled": Bundled,
+    "folder": Folder,
     "blip": Blip,
     "image_processor": ImageProcessor,
     "import": Import,
@@ -389,6 +451,8 @@ def measure(work: Work) -> dict[str, Any]:
     before, start = _memory("VmRSS"), time.perf_counter()
     result = work()
     seconds = time.perf_counter() - start
+    if isinstance(result, Timed):
+        seconds, result = result.seconds, None
     return {"seconds": seconds, "growth": _memory("VmHWM") - before, "result": result}
 
 

@@ -308,7 +308,10 @@ class _Record:
 
     def add(self, outputs: ModelOutput, logits: Tensor, processed_scores: list[Tensor]) -> None:
         """One step: the model's outputs, logits (images * num_beams, vocabulary), each group's scores of the same."""
-        values = {"logits": logits, "attentions": outputs.attentions, "hidden_states": outputs.hidden_states}
+        values = {"attentions": outputs.attentions, "hidden_states": outputs.hidden_states}
+        if self.steps["logits"] is not None:
+            # A copy: what a compiled step returns is overwritten by the next.
+            values["logits"] = logits.clone()
         if self.steps["scores"] is not None:
             values["scores"] = torch.stack(processed_scores, dim=1).flatten(0, 2)
         for name, value in values.items():
@@ -447,8 +450,7 @@ def diverse_beam_search(
             outputs = _step(model, searches.rows, model_kwargs)
         is_first = False
         model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
-        # A copy: what a compiled step returns is overwritten by the next.
-        logits = outputs.logits[:, -1].to(torch.float32, copy=True)
+        logits = outputs.logits[:, -1].float()
         scores = logits.clone() if by_logits else F.log_softmax(logits, dim=-1)
         candidates, processed_scores = _propose(searches, scores, logits_processor)
         record.add(outputs, logits, processed_scores)
