@@ -8,14 +8,18 @@ seed gives the same training data, wordings and initial weights.
 What limits the result is how well the vision tower sees: given one that names all facts, the rest learns to speak in a
 few minutes. Captions alone teach it slowly, one linear layer for each fact is faster, and one more for every patch
 faster still. So the tower learns first (`FactClassifier`), to begin with from half of the patches, those that show
-something; then it stays as it is, and the rest learns to speak about what it sees.
+something. Then it stays as it is, and the rest learns to speak about what it sees: `coca_hf.training.train` on a
+shard of pictures with captions, as anyone would train a model of theirs. `--tower` begins there, with the vision tower
+of another model.
 """
 
+import io
 import json
 import math
 import os
 import platform
 import random
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -42,6 +46,7 @@ from transformers import GenerationConfig, Trainer, TrainingArguments, set_seed
 from coca_hf import CoCaConfig, CoCaForCaptioning, CoCaProcessor, CoCaTokenizer
 from coca_hf.image_processing_coca import CoCaImageProcessor
 from coca_hf.modeling_coca import CoCaVisionModel
+from coca_hf.training import train
 from scene_card import write_scene_card
 from scene_metrics import SceneModel, caption_accuracy, retrieval_recall, zero_shot_accuracy
 from scenes import (
@@ -56,6 +61,7 @@ from scenes import (
     caption,
     make_scene,
     mirrored,
+    parse_caption,
     partial_caption,
     render,
     scenes,
@@ -84,12 +90,16 @@ IGNORED = -100
 # Share of scenes shown in grey while the facts are learnt: a shape must not be known by the colours it went with.
 GREY_SHARE = 0.25
 PATCH_LOSS_WEIGHT = 3.0
-# Texts that name some facts only. They teach zero-shot labels and are no captions, so the decoder never learns them.
-PARTIAL_SHARE = 0.2
 # Captions with gaps: the decoder must look for a shape even where the colour before it has never gone with that shape.
 GAPPY_SHARE = 0.5
 GAP_RATE = 0.4
 GAP_WORD = "?"
+NUM_SCENES = 300_000
+# Of which are captioned, each with so many whole captions and a partial one.
+NUM_CAPTIONED = 100_000
+WHOLE_CAPTIONS = 4
+CAPTION_STEPS = 3000
+CAPTION_RATE = 2e-3
 
 console = Console(stderr=True)
 
@@ -317,41 +327,87 @@ class FactCollator:
         return np.repeat((picture @ (weights / weights.sum()))[:, :, None].astype(np.uint8), 3, axis=2)
 
 
+# --- captions ------------------------------------------------------------------------------------------------------
+
+
+def _shard_part(indices: range) -> list[tuple[int, bytes, str]]:
+    """Numbers, pictures as PNG, and texts, a line each, of scenes."""
+    rows = []
+    for index in indices:
+        scene, rng = make_scene("train", index), random.Random(f"captions {index}")
+        file = io.BytesIO()
+        render(scene, IMAGE_SIZE).save(file, "PNG", compress_level=1)
+        texts = [caption(scene.facts, rng) for _ in range(WHOLE_CAPTIONS)] + [partial_caption(scene.facts, rng)]
+        rows.append((index, file.getvalue(), "\n".join(texts)))
+    return rows
+
+
+def write_shard(path: Path, count: int) -> None:
+    """A WebDataset shard of so many scenes, each with whole captions and a partial one, of which one is drawn."""
+    chunk = 500
+    parts = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+    aside = path.with_suffix(".aside")
+    with ProcessPoolExecutor() as pool, tarfile.open(aside, "w") as shard:
+        for rows in track(pool.map(_shard_part, parts), f"Writing {count:,} scenes", len(parts), console=console):
+            for index, picture, texts in rows:
+                for suffix, content in (("png", picture), ("txt", texts.encode("utf-8"))):
+                    member = tarfile.TarInfo(f"{index:06d}.{suffix}")
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
+    os.replace(aside, path)
+
+
 @dataclass
-class CaptionCollator:
-    """Examples -> the model's inputs, with new words for the facts each time."""
+class TeachWords:
+    """What is special about a batch: a text that is no whole caption is no target, and some captions have gaps."""
 
-    processor: CoCaProcessor
-    rng: random.Random
+    tokenizer: CoCaTokenizer
 
-    def __call__(self, examples: list[Example]) -> dict[str, Tensor]:
-        examples = mirrored_at_random(examples, self.rng)
-        is_partial = torch.tensor([self.rng.random() < PARTIAL_SHARE for _ in examples])
-        texts = [
-            (partial_caption if partial else caption)(example.facts, self.rng)
-            for partial, example in zip(is_partial.tolist(), examples, strict=True)
-        ]
-        inputs = self.processor.tokenizer(texts, padding=True, return_tensors="pt")
-        ignored = (inputs["attention_mask"] == 0) | is_partial[:, None]
-        is_gappy = torch.tensor([not partial and self.rng.random() < GAPPY_SHARE for partial in is_partial.tolist()])
-        pictures = np.stack([example.picture for example in examples])
+    def __call__(self, batch: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+        texts = self.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+        is_partial = torch.tensor([parse_caption(text) is None for text in texts])
+        is_gappy = ~is_partial & torch.from_numpy(rng.random(len(texts)) < GAPPY_SHARE)
         return {
-            "pixel_values": as_pixel_values(pictures, self.processor.image_processor),
-            "input_ids": self.with_gaps(inputs["input_ids"], is_gappy),
-            "attention_mask": inputs["attention_mask"],
-            "labels": inputs["input_ids"].masked_fill(ignored, IGNORED),
+            **batch,
+            "labels": batch["labels"].masked_fill(is_partial[:, None], IGNORED),
+            "input_ids": self.with_gaps(batch["input_ids"], is_gappy, rng),
         }
 
-    def with_gaps(self, input_ids: Tensor, is_gappy: Tensor) -> Tensor:
+    def with_gaps(self, input_ids: Tensor, is_gappy: Tensor, rng: np.random.Generator) -> Tensor:
         """(batch, text), bool (batch,) -> ids in which some words of some rows are a question mark."""
-        tokenizer = self.processor.tokenizer
+        tokenizer = self.tokenizer
         frame = torch.tensor([tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id])
-        drawn = torch.tensor([[self.rng.random() < GAP_RATE for _ in row] for row in input_ids])
+        drawn = torch.from_numpy(rng.random(input_ids.shape) < GAP_RATE)
         (gap_id,) = tokenizer.encode(GAP_WORD, add_special_tokens=False)
         return input_ids.masked_fill(drawn & is_gappy[:, None] & ~torch.isin(input_ids, frame), gap_id)
 
 
-# --- training ------------------------------------------------------------------------------------------------------
+def train_captions(seeing: Path, shard: Path, share: float, output: Path) -> None:
+    """Text tower and decoder learn both losses about what the vision tower sees. The same call continues."""
+    torch.set_num_threads(1)
+    steps = math.ceil(share * CAPTION_STEPS)
+    train(
+        shard,
+        model=str(seeing),
+        output=str(output),
+        freeze=("vision",),
+        max_steps=steps,
+        batch_size=BATCH_SIZE,
+        learning_rate=CAPTION_RATE,
+        warmup_steps=min(100, steps // 2),
+        weight_decay=0.05,
+        augment="none",
+        dtype="bfloat16" if HAS_BFLOAT16 else "float32",
+        device="cpu",
+        workers=1,
+        seed=SEED,
+        log_every=50,
+        change_batch=TeachWords(CoCaTokenizer.from_pretrained(seeing)),
+        say=console.print if os.environ.get("RANK", "0") == "0" else (lambda message: None),
+    )
+
+
+# --- the vision tower ----------------------------------------------------------------------------------------------
 
 
 def label_loss(logits: Tensor, labels: Tensor, values: tuple[tuple, ...]) -> Tensor:
@@ -470,7 +526,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the training; `num_patches` of each picture are seen."""
+    """One part of the vision tower's training; `num_patches` of each picture are seen."""
 
     name: str
     steps: int
@@ -481,13 +537,11 @@ class Stage:
 STAGES = (
     Stage("shapes", 1500, 0.01, num_patches=48),
     Stage("facts", 4500, 0.007),
-    Stage("captions", 3000, 0.007),
 )
-NUM_SCENES = 300_000
 
 
-def train(dataset: SceneDataset, share: float, work: Path, output: Path) -> None:
-    """Trains the model from random weights and saves it. Processes that are launched together share every batch."""
+def train_tower(dataset: SceneDataset, share: float, work: Path, seeing: Path) -> None:
+    """Trains the vision tower of a model of random weights and saves all of it. Processes share every batch."""
     torch.set_num_threads(1)
     set_seed(SEED)
     rng = random.Random(f"{SEED}/{os.environ.get('RANK', 0)}")
@@ -497,25 +551,26 @@ def train(dataset: SceneDataset, share: float, work: Path, output: Path) -> None
     model = CoCaForCaptioning._from_config(build_config(processor.tokenizer), attn_implementation=attention)
     classifier = FactClassifier(model.model.vision_model)
     for stage in STAGES:
-        learner: nn.Module
-        collator: Callable
-        if stage.name != "captions":
-            learner, collator = classifier, FactCollator(processor, rng, stage.num_patches)
-        else:
-            tower = model.model.vision_model
-            for part in (tower.embeddings, tower.pre_layernorm, tower.layers):
-                part.requires_grad_(False)
-            learner, collator = model, CaptionCollator(processor, rng)
         trainer = Trainer(
-            model=learner,
+            model=classifier,
             args=training_arguments(stage, share, work / stage.name),
             train_dataset=dataset,
-            data_collator=collator,
-            optimizers=(MuonAndAdamW(learner, stage.muon_lr), None),
+            data_collator=FactCollator(processor, rng, stage.num_patches),
+            optimizers=(MuonAndAdamW(classifier, stage.muon_lr), None),
         )
         trainer.train()
     if trainer.is_world_process_zero():
-        save(model, processor, output)
+        save(model, processor, seeing)
+
+
+def with_tower_of(source: str, seeing: Path) -> None:
+    """In place of `train_tower`: random weights, but for the vision tower, which is another model's."""
+    set_seed(SEED)
+    processor = build_processor()
+    model = CoCaForCaptioning(build_config(processor.tokenizer))
+    other = CoCaForCaptioning.from_pretrained(source)
+    model.model.vision_model.load_state_dict(other.model.vision_model.state_dict())
+    save(model, processor, seeing)
 
 
 def training_arguments(stage: Stage, share: float, output: Path) -> TrainingArguments:
@@ -541,7 +596,7 @@ def training_arguments(stage: Stage, share: float, output: Path) -> TrainingArgu
     )
 
 
-def train_in_parallel(processes: int, *arguments: Any) -> None:
+def run_in_parallel(function: Callable[..., None], processes: int, *arguments: Any) -> None:
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -551,7 +606,7 @@ def train_in_parallel(processes: int, *arguments: Any) -> None:
         local_addr="localhost",
         max_restarts=0,
     )
-    elastic_launch(config, train)(*arguments)
+    elastic_launch(config, function)(*arguments)
 
 
 def save(model: CoCaForCaptioning, processor: CoCaProcessor, output: Path) -> None:
@@ -609,7 +664,9 @@ def training_record(folder: Path, share: float, processes: int, minutes: float) 
     return {
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         **{f"{stage.name}_steps": f"{math.ceil(share * stage.steps):,}" for stage in STAGES},
+        "captions_steps": f"{math.ceil(share * CAPTION_STEPS):,}",
         "train_scenes": f"{NUM_SCENES:,}",
+        "captioned_scenes": f"{NUM_CAPTIONED:,}",
         "batch_size": BATCH_SIZE * processes,
         "seed": SEED,
         "minutes": f"{minutes:.0f}",
@@ -621,9 +678,27 @@ def training_record(folder: Path, share: float, processes: int, minutes: float) 
     }
 
 
+def make(work: Path, output: Path, tower: str | None, share: float, processes: int) -> None:
+    """Both parts of the training, of which the finished ones are found in `work`."""
+    seeing, speaking, shard = work / "seeing", work / "speaking", work / "captions.tar"
+    if not (seeing / "processor_config.json").exists():
+        if tower is None:
+            run_in_parallel(train_tower, processes, render_training_set(work, NUM_SCENES), share, work, seeing)
+        else:
+            with_tower_of(tower, seeing)
+    if not shard.exists():
+        write_shard(shard, math.ceil(share * NUM_CAPTIONED))
+    run_in_parallel(train_captions, processes, seeing, shard, share, speaking)
+    save(CoCaForCaptioning.from_pretrained(speaking), CoCaProcessor.from_pretrained(speaking), output)
+
+
 def main(
     output: Annotated[Path, typer.Option(help="Folder for the model.")] = ROOT / "src/coca_hf/assets/bundled",
-    work: Annotated[Path | None, typer.Option(help="Folder for pictures and checkpoints; by default removed.")] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder for pictures and checkpoints, from which it is continued; by default removed."),
+    ] = None,
+    tower: Annotated[str | None, typer.Option(help="Take the vision tower of this model; train the rest.")] = None,
     share: Annotated[float, typer.Option(help="Part of all training steps to take: below 1 for a quick try.")] = 1.0,
     processes: Annotated[int, typer.Option(min=1, help="Processes of one thread that share each step.")] = 2,
     evaluate_only: Annotated[
@@ -638,7 +713,7 @@ def main(
         with tempfile.TemporaryDirectory() as scratch:
             folder = work or Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
-            train_in_parallel(processes, render_training_set(folder, NUM_SCENES), share, folder, output)
+            make(folder, output, tower, share, processes)
         training = training_record(output, share, processes, (time.monotonic() - started) / 60)
         record.write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
     else:

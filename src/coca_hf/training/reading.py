@@ -4,7 +4,7 @@
 
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..batch_inference.errors import ImageError, InputError
 from ..image_processing_coca import eight_bit, resized_size, target_size
 from ..image_text_data import ImageTextData
-from .samples import Plan, Sample, drawn_for
+from .samples import Plan, Sample, drawn_for, drawn_for_batch
 
 
 IGNORED = -100
+ChangeBatch = Callable[[dict[str, torch.Tensor], np.random.Generator], dict[str, torch.Tensor]]
 
 # torchvision's RandomResizedCrop, with the scale that open_clip trains with.
 _SCALE, _RATIO, _TRIES = (0.9, 1.0), (3 / 4, 4 / 3), 10
@@ -50,13 +51,23 @@ class Batches(Dataset):
     names of the samples' records, those that were `skipped` with their reasons, and how many captions were
     `truncated`. A sample whose image cannot be read is left out; a batch without any left takes the next record that
     can be read. `failure`, a sentence, comes in place of all where the data itself cannot be read any more.
+    `change_batch` is given the model's inputs at the end and returns those to use.
     """
 
     def __init__(
-        self, data: ImageTextData, processor: Any, *, context: int, crop: bool, seed: int, exact: bool = False
+        self,
+        data: ImageTextData,
+        processor: Any,
+        *,
+        context: int,
+        crop: bool,
+        seed: int,
+        exact: bool = False,
+        change_batch: ChangeBatch | None = None,
     ):
         self.data, self.processor = data, processor
         self.context, self.crop, self.seed, self.exact = context, crop, seed, exact
+        self.change_batch = change_batch
 
     def __len__(self) -> int:
         return len(self.data)
@@ -85,7 +96,10 @@ class Batches(Dataset):
         own = {"do_resize": False, "do_center_crop": False} if self.crop else {}
         pixels = self.processor.image_processor(list(images), return_tensors="pt", **own)["pixel_values"]
         about = {"records": records, "names": list(names), "skipped": skipped, "truncated": truncated}
-        return {"pixel_values": pixels, **inputs, "about": about}
+        batch = {"pixel_values": pixels, **inputs}
+        if self.change_batch is not None:
+            batch = self.change_batch(batch, drawn_for_batch(self.seed, samples))
+        return {**batch, "about": about}
 
     def _take(self, sample: Sample, taken: list[tuple[int, str, Image, str]], skipped: list[tuple[str, str]]) -> None:
         record = self.data[sample.record]
@@ -158,6 +172,8 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _begin_worker(_number: int) -> None:
-    # Ctrl-C reaches all processes of a terminal; the run itself ends its workers, once it has saved what is done.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches all processes of a terminal, and a request to end often all of a job; the run itself ends its
+    # workers, once it has saved what is done.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -33,7 +33,7 @@ from .errors import DivergedError, TrainingError, TrainingFolderError, TrainingI
 from .folder import RunFolder
 from .held_out import HeldOut
 from .options import TrainingOptions, read_yaml
-from .reading import Batches, batch_loader
+from .reading import Batches, ChangeBatch, batch_loader
 from .report import write_training_report
 from .samples import Plan, Samples
 from .saving import save_trained
@@ -70,6 +70,7 @@ def train(
     config: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda message: None,
+    change_batch: ChangeBatch | None = None,
     **options: Any,
 ) -> TrainingResult:
     """
@@ -80,6 +81,10 @@ def train(
         config: a YAML file of options, over which those given here win.
         progress: is told of each step.
         say: is given sentences about the run: that it is continued, what was left out.
+        change_batch: is given each batch and a NumPy generator of its own, and returns the batch that the model is to
+            get. A batch has `pixel_values` (images, 3, height, width), `input_ids`, `attention_mask` and `labels`
+            (images, text). It is called in the processes that read, so it must be a function of a module. A run
+            is continued exactly only with the same function.
         options: the fields of `TrainingOptions` by name; `output` is needed.
 
     Raises:
@@ -103,7 +108,7 @@ def train(
     if folder.is_finished:
         folder.finish()
         return _finished(folder)
-    return _Run(chosen, folder, progress or Progress(), say).result()
+    return _Run(chosen, folder, progress or Progress(), say, change_batch).result()
 
 
 def _finished(folder: RunFolder) -> TrainingResult:
@@ -114,7 +119,14 @@ def _finished(folder: RunFolder) -> TrainingResult:
 class _Run:
     """All that a run consists of, made in the order in which things can go wrong cheaply."""
 
-    def __init__(self, options: TrainingOptions, folder: RunFolder, progress: Progress, say: Callable[[str], None]):
+    def __init__(
+        self,
+        options: TrainingOptions,
+        folder: RunFolder,
+        progress: Progress,
+        say: Callable[[str], None],
+        change_batch: ChangeBatch | None,
+    ):
         self.options, self.folder, self.progress, self.say = options, folder, progress, say
         self.data = _opened(options, options.data)
         self.evaluated = None if options.evaluate is None else _opened(options, (options.evaluate,))
@@ -127,7 +139,12 @@ class _Run:
         self.steps = options.max_steps or (options.epochs or 1) * self.plan.steps_per_epoch
         self._complete_arguments()
         self.batches = Batches(
-            self.data, self.processor, context=context, crop=options.augment == "crop", seed=options.seed
+            self.data,
+            self.processor,
+            context=context,
+            crop=options.augment == "crop",
+            seed=options.seed,
+            change_batch=change_batch,
         )
         prepared = prepare_for_training(self.model, options)
         self._check_disk(prepared)

@@ -6,7 +6,7 @@ Which samples are in which step, and what is drawn for each.
 All of it follows from seed, epoch and number, never from what was drawn before, so that a run can begin at any step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..image_text_data import ImageTextData
 from .errors import TrainingOptionError
 
 
-_ORDER, _DRAWN = 0, 1
+_ORDER, _DRAWN, _CHANGED = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,12 @@ def drawn_for(seed: int, sample: Sample) -> np.random.Generator:
     place = sample.record if sample.caption is None else (sample.record, sample.caption)
     numbers = (place,) if isinstance(place, int) else place
     return _generator(seed, _DRAWN, sample.epoch, *numbers)
+
+
+def drawn_for_batch(seed: int, samples: Sequence[Sample]) -> np.random.Generator:
+    """Random numbers of a batch's own, for what a program does to it."""
+    numbers = [number for sample in samples for number in (sample.record, sample.caption or 0)]
+    return _generator(seed, _CHANGED, samples[0].epoch, *numbers)
 
 
 def _generator(*numbers: int) -> np.random.Generator:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from ..batch_inference.errors import ModelError
 from ..batch_inference.models import ModelChoice, load_processor
@@ -35,6 +35,7 @@ _RENAMED = (
     (r"^pre_layrnorm\.", "pre_layernorm."),
     (r"^embeddings\.position_embedding\.", "embeddings.position_embedding."),
 )
+_POSITIONS = "embeddings.position_embedding.weight"
 
 
 def starting_model(options: TrainingOptions) -> tuple[CoCaForCaptioning, CoCaProcessor]:
@@ -72,7 +73,6 @@ def _loaded(options: TrainingOptions) -> tuple[CoCaForCaptioning, CoCaProcessor]
 
 def _made(options: TrainingOptions) -> tuple[CoCaForCaptioning, CoCaProcessor]:
     config, folder = _configuration(str(options.init))
-    torch.manual_seed(options.seed)
     if folder is not None and options.tokenizer is None and (folder / "processor_config.json").exists():
         processor = AutoProcessor.from_pretrained(str(folder))
     else:
@@ -82,11 +82,16 @@ def _made(options: TrainingOptions) -> tuple[CoCaForCaptioning, CoCaProcessor]:
         processor = CoCaProcessor(image_processor_for({}, config.vision_config.image_size), tokenizer)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(config.text_config, name, getattr(tokenizer, name))
+    sources = {"vision": options.vision_from, "text": options.text_from}
+    towers = {kind: (source, _other_tower(source, kind)) for kind, source in sources.items() if source is not None}
+    for kind, (_, other) in towers.items():
+        # Weights work with the activation that they were trained with.
+        for name in ("hidden_act", "layer_norm_eps"):
+            setattr(getattr(config, f"{kind}_config"), name, getattr(other.config, name))
+    torch.manual_seed(options.seed)
     model = CoCaForCaptioning(config)
-    if options.vision_from is not None:
-        _take_tower(model.model.vision_model, options.vision_from, "vision")
-    if options.text_from is not None:
-        _take_tower(model.model.text_model, options.text_from, "text")
+    for kind, (source, other) in towers.items():
+        _take_tower(getattr(model.model, f"{kind}_model"), other, source, kind)
     return model, processor
 
 
@@ -104,22 +109,31 @@ def _configuration(init: str) -> tuple[CoCaConfig, Path | None]:
     return open_clip_config(content), path.parent
 
 
-def _take_tower(tower: nn.Module, source: str, kind: str) -> None:
+def _other_tower(source: str, kind: str) -> PreTrainedModel:
+    """The image or text tower of a CLIP, a SigLIP or a CoCa. Raises `ModelError`."""
+    try:
+        other = AutoModel.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load {source!r}: {' '.join(str(error).split())}") from None
+    tower = getattr(other, f"{kind}_model", other)
+    if not {"hidden_act", "layer_norm_eps"} <= set(tower.config.to_dict()):
+        raise ModelError(f"{source!r} has no {kind} tower of CLIP's kind: it is a {other.config.model_type} model")
+    return tower
+
+
+def _take_tower(tower: nn.Module, other: nn.Module, source: str, kind: str) -> None:
     """
     Copies what a tower of a CLIP or SigLIP has under the same meaning and shape. What only ours has stays as made.
 
     Raises `ModelError` where the layers do not fit.
     """
-    try:
-        other = AutoModel.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load {source!r}: {' '.join(str(error).split())}") from None
-    found = getattr(other, f"{kind}_model", other)
-    theirs = {_renamed(name.removeprefix(f"{kind}_model.")): value for name, value in found.state_dict().items()}
+    theirs = {_renamed(name.removeprefix(f"{kind}_model.")): value for name, value in other.state_dict().items()}
     ours = tower.state_dict()
+    if _POSITIONS in theirs.keys() & ours.keys():
+        theirs[_POSITIONS] = _positions(ours[_POSITIONS], theirs[_POSITIONS], kind)
     fitting = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
     layers = {name for name in ours if name.startswith("layers.") and "layer_scale" not in name}
-    missing = sorted(layers - fitting.keys())
+    missing = sorted((layers | (theirs.keys() & ours.keys() & {_POSITIONS})) - fitting.keys())
     if missing:
         name = missing[0]
         shape = tuple(theirs[name].shape) if name in theirs else "nothing"
@@ -127,6 +141,15 @@ def _take_tower(tower: nn.Module, source: str, kind: str) -> None:
             f"the {kind} tower of {source!r} does not fit: {name} is {tuple(ours[name].shape)} here, there {shape}"
         )
     tower.load_state_dict(fitting, strict=False)
+
+
+def _positions(ours: Tensor, theirs: Tensor, kind: str) -> Tensor:
+    """Those of [CLS] stay ours where there are none: in front of SigLIP's patches, behind the tokens of a text."""
+    if ours.shape[1] != theirs.shape[1]:
+        return theirs
+    if kind == "vision":
+        return torch.cat([ours[:1], theirs]) if len(ours) == len(theirs) + 1 else theirs
+    return torch.cat([theirs, ours[len(theirs) :]])[: len(ours)]
 
 
 def _renamed(name: str) -> str:
