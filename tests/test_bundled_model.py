@@ -17,6 +17,7 @@ import make_example_images
 import scene_metrics
 import scenes
 import train_bundled_model
+from coca_hf.image_text_data import open_image_text_data
 from scene_metrics import SceneModel
 from tiny_folder import save_tiny_folder
 
@@ -114,14 +115,34 @@ def training_examples(count: int, split: scenes.Split = "train") -> list[train_b
     ]
 
 
-def test_a_partial_text_is_no_target_of_the_decoder(model):
-    batch = train_bundled_model.CaptionCollator(model.processor, random.Random(0))(training_examples(64))
-    decode = model.processor.tokenizer.batch_decode
-    is_target = (batch["labels"] != -100).any(1)
-    targets = decode(batch["labels"].masked_fill(batch["labels"] == -100, 0), skip_special_tokens=True)
-    parsed = [scenes.parse_caption(text) for text in targets]
-    assert [fact is not None for fact in parsed] == is_target.tolist()
-    assert 0.6 < is_target.float().mean() < 0.95
+def test_a_partial_text_is_no_target_of_the_decoder_and_gaps_are_in_whole_captions(model):
+    rng = random.Random(0)
+    facts = [scene.facts for scene in scenes.scenes("train", 64)]
+    is_whole = torch.tensor([number % 4 > 0 for number in range(64)])
+    make = {True: scenes.caption, False: scenes.partial_caption}
+    texts = [make[whole](fact, rng) for whole, fact in zip(is_whole.tolist(), facts, strict=True)]
+    tokenizer = model.processor.tokenizer
+    given = tokenizer(texts, padding=True, return_tensors="pt")
+    labels = given["input_ids"].masked_fill(given["attention_mask"] == 0, -100)
+    teach = train_bundled_model.TeachWords(tokenizer)
+    batch = teach({**given, "labels": labels}, np.random.default_rng(0))
+    torch.testing.assert_close((batch["labels"] != -100).any(1), is_whole)
+    torch.testing.assert_close(batch["labels"][is_whole], labels[is_whole])
+    (gap,) = tokenizer.encode("?", add_special_tokens=False)
+    has_gaps = (batch["input_ids"] == gap).any(1)
+    assert not has_gaps[~is_whole].any()
+    assert 0.25 < has_gaps[is_whole].float().mean() < 0.75
+    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    assert all((batch["input_ids"] == end).equal(given["input_ids"] == end) for end in ends)
+
+
+def test_a_shard_has_the_scenes_with_captions_that_are_true(tmp_path):
+    train_bundled_model.write_shard(tmp_path / "captions.tar", 3)
+    for record, scene in zip(open_image_text_data(tmp_path / "captions.tar"), scenes.scenes("train", 3), strict=True):
+        np.testing.assert_array_equal(np.asarray(record.open_image()), np.asarray(scenes.render(scene)))
+        *whole, partial = map(scenes.parse_caption, record.captions)
+        assert whole == [scene.facts] * train_bundled_model.WHOLE_CAPTIONS
+        assert partial is None
 
 
 def test_grey_pictures_have_no_colour_and_no_label_for_it(model):
