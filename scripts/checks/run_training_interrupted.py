@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
+from unittest import mock
 
 import torch
 import transformers
@@ -148,8 +149,8 @@ def run_command(rank: int, number: int, port: int, arguments: list[str]) -> None
         shutil.copytree(folder.checkpoints, kept_checkpoints(folder.path))
         finish(folder)
 
-    RunFolder.finish = finish_later  # type: ignore[method-assign]
-    sys.exit(main_of_the_command(arguments))
+    with mock.patch.object(RunFolder, "finish", finish_later):
+        sys.exit(main_of_the_command(arguments))
 
 
 def kept_checkpoints(output: Path) -> Path:
