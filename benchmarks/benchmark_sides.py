@@ -438,7 +438,7 @@ SIDES = {
 }
 
 
-def _memory(name: str) -> int:
+def memory(name: str) -> int:
     """A field of /proc/self/status in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name):
@@ -448,12 +448,12 @@ def _memory(name: str) -> int:
 
 def measure(work: Work) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
-    before, start = _memory("VmRSS"), time.perf_counter()
+    before, start = memory("VmRSS"), time.perf_counter()
     result = work()
     seconds = time.perf_counter() - start
     if isinstance(result, Timed):
         seconds, result = result.seconds, None
-    return {"seconds": seconds, "growth": _memory("VmHWM") - before, "result": result}
+    return {"seconds": seconds, "growth": memory("VmHWM") - before, "result": result}
 
 
 def main() -> None:

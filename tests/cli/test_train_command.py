@@ -270,6 +270,11 @@ def test_a_run_is_not_continued_with_other_settings_data_or_model(coca, model, p
         broken.setattr(RunTrainer, "trained_model", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             coca(*arguments)
+    (checkpoint,) = Path("out/checkpoints").glob("checkpoint-*")
+    content = Path(checkpoint, "optimizer.pt").read_bytes()
+    Path(checkpoint, "optimizer.pt").write_bytes(content[:-1])
+    size = len(content)
+    assert f"damaged: optimizer.pt has {size - 1:,} bytes of {size:,}. Delete this folder" in refused(coca(*arguments))
     Path("photos.jsonl").write_text("".join(Path("photos.jsonl").read_text().splitlines(True)[:-1]))
     assert "began with another number of records: 18, now 17" in refused(coca(*arguments))
 

@@ -6,10 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import (
+    AutoModelForImageTextToText,
+    BertConfig,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    SiglipConfig,
+    SiglipModel,
+)
 
 from coca_hf.training import TrainingOptions
 from coca_hf.training.errors import TrainingOptionError
+from coca_hf.training.saving import with_plain_weights
 from coca_hf.training.starting_model import starting_model
 from tiny import TINY
 from tiny_folder import CONTEXT_LENGTH, save_tiny_folder
@@ -95,3 +104,38 @@ def test_a_tower_that_does_not_fit_is_refused_in_words(folder, tmp_path, make, m
     with pytest.raises(TrainingOptionError) as caught:
         starting_model(TrainingOptions(init=str(folder), vision_from=str(tmp_path / "other")))
     assert message in str(caught.value)
+
+
+class Int8Linear(torch.nn.Module):
+    """As libraries keep a layer's weight in eight bits."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.scale = torch.nn.Parameter(linear.weight.detach().abs().amax(1, keepdim=True) / 127, requires_grad=False)
+        rounded = (linear.weight.detach() / self.scale).round().to(torch.int8)
+        self.weight = torch.nn.Parameter(rounded, requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(inputs, self.weight.float() * self.scale, self.bias)
+
+
+def test_quantised_weights_are_trained_by_adapters_only_and_saved_as_floats(folder, monkeypatch):
+    model, _ = starting_model(TrainingOptions(model=str(folder)))
+    for name, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear) and "layers" in name:
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, Int8Linear(module))
+    model.config.quantization_config = {"quant_method": "any"}
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    plain = with_plain_weights(model.eval())
+    assert not hasattr(plain.config, "quantization_config")
+    assert {parameter.dtype for parameter in plain.parameters()} == {torch.float32}
+    with torch.no_grad():
+        expected, found = (each.model.get_image_features(pixels).pooler_output for each in (model, plain))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *args, **kwargs: model)
+    with pytest.raises(TrainingOptionError, match="only adapters can be trained: give --lora RANK"):
+        starting_model(TrainingOptions(model=str(folder)))

@@ -170,19 +170,37 @@ class RunFolder:
         return sorted(int(step) for step in steps if step.isdigit())
 
     def mark_complete(self, step: int, keep: int) -> None:
-        """A checkpoint is there once all of it is on the disk; then older ones may go. Raises `OSError`."""
+        """
+        A checkpoint is there once all of it is on the disk; then older ones may go.
+
+        Raises `OSError` and `TrainingFolderError`.
+        """
         folder = self.checkpoint(step)
+        sizes = {}
         for path in folder.iterdir():
             if path.is_file():
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
-        (folder / _COMPLETE).touch()
+                sizes[path.name] = path.stat().st_size
+        self.write(str((folder / _COMPLETE).relative_to(self.path)), json.dumps(sizes))
         sync_folder(str(folder))
         sync_folder(str(self.checkpoints))
         for earlier in self.complete_steps()[:-keep]:
             # Unmarked first, so that half a checkpoint is never taken for a whole one.
             (self.checkpoint(earlier) / _COMPLETE).unlink()
             shutil.rmtree(self.checkpoint(earlier), ignore_errors=True)
+
+    def check_checkpoint(self, step: int) -> None:
+        """Raises `TrainingFolderError` where files of a checkpoint are gone or have another size than when written."""
+        folder = self.checkpoint(step)
+        for name, size in json.loads((folder / _COMPLETE).read_text("utf-8")).items():
+            found = (folder / name).stat().st_size if (folder / name).exists() else None
+            if found != size:
+                state = "is gone" if found is None else f"has {found:,} bytes of {size:,}"
+                raise TrainingFolderError(
+                    f"the checkpoint {str(folder)!r} is damaged: {name} {state}. Delete this folder, and the same "
+                    "command continues from what is left"
+                )
 
     def remove_incomplete(self) -> None:
         for path in self.checkpoints.glob("checkpoint-*"):

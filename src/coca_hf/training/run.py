@@ -36,8 +36,8 @@ from .options import TrainingOptions, read_yaml
 from .reading import Batches, ChangeBatch, batch_loader
 from .report import write_training_report
 from .samples import Plan, Samples
-from .saving import save_trained
-from .starting_model import prepare_for_training, starting_model
+from .saving import save_trained, with_plain_weights
+from .starting_model import is_quantized, prepare_for_training, starting_model
 from .trainer import CoCaTrainer
 
 
@@ -210,6 +210,8 @@ class _Run:
         trainer = self.trainer
         trainer.accelerator.wait_for_everyone()
         step = max(self.folder.complete_steps(), default=0)
+        if step:
+            self.folder.check_checkpoint(step)
         if self.is_main:
             # Of a run that begins anew, the measurement before it goes, too.
             self.folder.cut_back(step or -1)
@@ -554,9 +556,12 @@ class RunTrainer(CoCaTrainer):
                 model.load_state_dict(state)
             model.to(self.args.device)
         if options.lora is not None:
-            model = model.merge_and_unload()
+            base = model.get_base_model()
+            model = with_plain_weights(base.eval()) if is_quantized(base) else model.merge_and_unload()
         if options.average_with_start is not None:
-            _mix_in(model, starting_model(options)[0], options.average_with_start)
+            start = starting_model(options)[0]
+            start = with_plain_weights(start) if is_quantized(start) else start
+            _mix_in(model, start, options.average_with_start)
         return model
 
 

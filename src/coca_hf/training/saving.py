@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The end of a run: the model with all that it needs, and a card that says how it came about."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCardData
+from torch import Tensor
 
 from ..batch_inference.wording import count
+from ..modeling_coca import CoCaForCaptioning
 from ..optimization import undo_optimizations
 from ..publishing.card import render
 from .options import METRICS, TrainingOptions
@@ -39,6 +43,35 @@ def save_trained(
     processor.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     (folder / "README.md").write_text(training_card(config, options, facts, records), encoding="utf-8")
+
+
+@torch.no_grad()
+def with_plain_weights(model: CoCaForCaptioning) -> CoCaForCaptioning:
+    """
+    The same model with floats for weights, where they are quantised or have adapters beside them.
+
+    What a linear layer multiplies by is what it makes of the identity, whichever library keeps its weight.
+    """
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    state: dict[str, Tensor] = {}
+    linear: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if name.startswith(linear) or not hasattr(module, "in_features"):
+            continue
+        linear += (f"{name}.",)
+        device = next(module.parameters()).device
+        products = module(torch.eye(module.in_features, device=device))
+        bias = getattr(module, "bias", None)
+        state[f"{name}.weight"] = (products if bias is None else products - bias).t().contiguous()
+        if bias is not None:
+            state[f"{name}.bias"] = bias
+    others = {name: value for name, value in model.state_dict().items() if not name.startswith(linear)}
+    plain = type(model)(config)
+    plain.load_state_dict({**others, **state})
+    plain.generation_config = model.generation_config
+    return plain.eval()
 
 
 def training_card(config: dict[str, Any], options: TrainingOptions, facts: dict[str, Any], records: int) -> str:

@@ -61,13 +61,22 @@ def starting_model(options: TrainingOptions) -> tuple[CoCaForCaptioning, CoCaPro
     return model, processor
 
 
+def is_quantized(model: CoCaForCaptioning) -> bool:
+    """Whether a library keeps the weights in fewer bits."""
+    return getattr(model.config, "quantization_config", None) is not None
+
+
 def _loaded(options: TrainingOptions) -> tuple[CoCaForCaptioning, CoCaProcessor]:
     name = options.starting_model
     processor = load_processor(ModelChoice(name))
     try:
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"cannot load the model {name!r}: {' '.join(str(error).split())}") from error
+    if is_quantized(model) and options.lora is None:
+        raise ModelError(
+            f"{name!r} has quantised weights, beside which only adapters can be trained: give --lora RANK"
+        )
     return model, processor
 
 
