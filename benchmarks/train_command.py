@@ -108,7 +108,7 @@ def train_theirs(folder: Path, _tokenizer: str | None, steps: int) -> Record:
     loader: Any = torch.utils.data.DataLoader(Photos(), BATCH, num_workers=1)
     loader.num_batches, loader.num_samples = steps, steps * BATCH
     data = SimpleNamespace(dataloader=loader, set_epoch=lambda epoch: None)
-    is_plain = {True: [], False: []}
+    is_plain: dict[bool, list[Any]] = {True: [], False: []}
     for parameter in model.parameters():
         is_plain[parameter.ndim < 2].append(parameter)
     groups = [{"params": is_plain[True], "weight_decay": 0.0}, {"params": is_plain[False], "weight_decay": 0.1}]
