@@ -196,7 +196,7 @@ def _train(config: CoCaConfig, device: str, batch: int, length: int, rates: tupl
         for module in model.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 # On a CPU this is a rehearsal, which need not wait for code to be made.
-                module.compile(backend="aot_eager" if device == "cpu" else "inductor")
+                module.compile(backend="eager" if device == "cpu" else "inductor")
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     # As training goes on, the next step is prepared while the card still works on the last.

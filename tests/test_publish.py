@@ -80,13 +80,17 @@ def run(home: Path, hub: Hub | None, command: list[str], token: str | None = WRI
     return Result(process.returncode, process.stdout, process.stderr)
 
 
+# As the script `coca-hf` starts it, which imports no more than a command needs.
+COMMAND = "import sys, coca_hf_command; sys.exit(coca_hf_command.main())"
+
+
 def push(home: Path, hub: Hub | None, *arguments: str, **settings: str) -> Result:
-    return run(home, hub, ["-m", "coca_hf.cli", "push", *arguments], **settings)
+    return run(home, hub, ["-c", COMMAND, "push", *arguments], **settings)
 
 
 # Without the check by loading, which is the same whatever the Hub does, and takes seconds.
 UNCHECKED = """
-import sys
+import sys, coca_hf_command
 from coca_hf.cli import main
 from coca_hf.publishing import check
 check.check_loads = lambda publication: None
@@ -99,7 +103,7 @@ def push_unchecked(home: Path, hub: Hub, *arguments: str, **settings: str) -> Re
 
 
 PUBLISH = """
-import json, sys
+import json, sys, coca_hf_command  # what registers the model's classes is not needed, and takes seconds
 from coca_hf.publishing import PublishingError, plan_publication, publish
 folder, repository, options = sys.argv[1:]
 try:
@@ -329,7 +333,7 @@ def test_what_the_client_waits_for_is_said_without_the_address(bare, tmp_path, h
 @pytest.mark.slow
 def test_on_a_terminal_there_is_a_bar_and_messages_have_lines_of_their_own(bare, tmp_path, hub):
     hub.refuse("PUT", "/storage/", 500)
-    command = [sys.executable, "-m", "coca_hf.cli", "push", str(bare), REPOSITORY]
+    command = [sys.executable, "-c", COMMAND, "push", str(bare), REPOSITORY]
     shown = on_a_terminal(command, environment(tmp_path / "home", hub, WRITER))
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", shown)]
     assert "coca-hf push: loading it where only transformers is installed ..." in lines

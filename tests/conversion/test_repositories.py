@@ -94,7 +94,7 @@ def command(folder: Path, endpoint: str, *arguments: str) -> Any:
     """`coca-hf convert` in a process of its own, with that Hub."""
     environment = {**os.environ, "HF_HOME": str(folder / "home"), "HF_ENDPOINT": endpoint}
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-    program = [sys.executable, "-m", "coca_hf.cli", "convert", *arguments]
+    program = [sys.executable, "-c", "import coca_hf_command; coca_hf_command.main()", "convert", *arguments]
     return subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
