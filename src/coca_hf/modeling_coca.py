@@ -888,6 +888,10 @@ class CoCaForCaptioning(CoCaPreTrainedModel, CoCaGenerationMixin):
         """See [`CoCaModel`]."""
         return self.model.get_text_features(*args, **kwargs)
 
+    def similarity(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+        """See [`CoCaModel`]."""
+        return self.model.similarity(image_embeds, text_embeds)
+
     def contrastive_loss(
         self, image_embeds: Tensor | None, text_embeds: Tensor | None, group: Any = "data-parallel"
     ) -> Tensor:

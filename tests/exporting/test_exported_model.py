@@ -11,7 +11,10 @@ from PIL import Image
 from transformers import AutoProcessor
 
 import coca_hf
+from coca_hf.app.models import PageModel
 from coca_hf.batch_inference.errors import ModelError
+from coca_hf.batch_inference.jobs import CaptionOptions
+from coca_hf.batch_inference.models import ModelChoice
 from coca_hf.cli import main
 
 
@@ -85,9 +88,7 @@ def test_features_of_texts_are_those_of_pytorch(model, plain, processor, masked)
     found, expected = (each.get_text_features(**inputs) for each in (model, plain))
     torch.testing.assert_close(found.pooler_output, expected.pooler_output, rtol=1e-5, atol=1e-5)
     embeds = torch.nn.functional.normalize(found.pooler_output, dim=-1)
-    torch.testing.assert_close(
-        model.similarity(embeds, embeds), getattr(plain, "model", plain).similarity(embeds, embeds)
-    )
+    torch.testing.assert_close(model.similarity(embeds, embeds), plain.similarity(embeds, embeds))
 
 
 def test_texts_are_scored_as_by_pytorch(model, plain, processor, images):
@@ -136,6 +137,29 @@ def test_a_report_of_an_exported_model_has_captions_and_maps_are_refused(exporte
     assert "blue hearts" in report.read_text()
     assert main(["caption", picture, "--maps", str(tmp_path / "maps"), "--model", str(exported)]) == 2
     assert "maps need the model that it was exported from" in capsys.readouterr().err
+
+
+def test_the_page_takes_an_exported_model_and_shows_no_maps(exported):
+    page_model = PageModel(ModelChoice(str(exported)))
+    picture = str(coca_hf.example_images()[0])
+    _, captioned = page_model.captions(picture, CaptionOptions(num_beams=2), number=2)
+    assert "blue hearts" in captioned[0].caption
+    assert captioned[0].maps == ()
+    scores = page_model.probabilities(picture, ["blue hearts", "a red circle"], ["This is a photo of {}."])
+    assert scores["blue hearts"] > 0.9
+
+
+def test_an_exported_model_is_searched_with_and_scored_and_not_trained(exported, capsys, tmp_path):
+    pictures = [str(path) for path in coca_hf.example_images()[:3]]
+    index, data = str(tmp_path / "index"), tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"image": path, "caption": "blue hearts"}) + "\n" for path in pictures))
+    model = ["--model", str(exported)]
+    assert main(["index", *pictures, "-o", index, "--quiet", *model]) == 0
+    assert main(["search", index, "blue hearts", "--nearest", "--top", "1"]) == 0
+    assert "blue-hearts" in capsys.readouterr().out
+    assert main(["evaluate", str(data), "--tasks", "retrieval", *model]) == 0
+    assert main(["train", str(data), "--output", str(tmp_path / "trained"), *model]) == 2
+    assert "has no weights to train: give the model that it was exported from" in capsys.readouterr().err
 
 
 def test_a_folder_of_another_version_is_refused_in_a_sentence(exported, tmp_path, capsys):

@@ -96,7 +96,7 @@ def test_the_page_ranks_labels_as_pytorch_does(seen, plain, processor, path):
                 plain.get_text_features(**processor(text=texts, padding=True, return_tensors="pt")),
             )
         )
-        logits = getattr(plain, "model", plain).similarity(image_embed, text_embeds)
+        logits = plain.similarity(image_embed, text_embeds)
     assert np.dot(embed, image_embed[0].numpy()) > 0.9999
     assert np.abs(np.array(scores) - logits.softmax(dim=-1)[0].numpy()).max() < 0.01
 

@@ -21,6 +21,7 @@ from ..batch_inference.images import read_image
 from ..batch_inference.jobs import CaptionOptions
 from ..batch_inference.models import ModelChoice, check_model, load_model, load_processor
 from ..batch_inference.tasks import text_embeds
+from ..runtimes.folder import is_exported
 from ..seeing.maps import see_words
 
 
@@ -68,7 +69,7 @@ class PageModel:
             start = time.monotonic()
             texts = self._written(model, processor, image, options, number)
             seconds = time.monotonic() - start
-            has_maps = model.config.vision_config.attentional_pooling != "none"
+            has_maps = model.config.vision_config.attentional_pooling != "none" and not is_exported(self.choice.name)
             texts_with_words = [text for text in texts if any(map(str.isalnum, text))] if has_maps else []
             try:
                 seen = see_words(model, processor, [image] * len(texts_with_words), texts_with_words)
@@ -104,22 +105,21 @@ class PageModel:
         image = _read(picture)
         with self._lock, torch.inference_mode():
             model, processor = self.load()
-            towers = model.model
             if "none" in (model.config.vision_config.pool_type, model.config.text_config.pool_type):
                 raise ModelError("This model gives no single vector for an image or a text, so it knows no labels.")
             pixel_values = processor(images=image, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
             image_embeds = F.normalize(
-                towers.get_image_features(pixel_values=pixel_values).pooler_output.float(), dim=-1
+                model.get_image_features(pixel_values=pixel_values).pooler_output.float(), dim=-1
             )
-            embeds = [_label_embed(towers, processor, label, templates) for label in labels]
-            logits = towers.similarity(image_embeds, torch.stack(embeds))[0]
+            embeds = [_label_embed(model, processor, label, templates) for label in labels]
+            logits = model.similarity(image_embeds, torch.stack(embeds))[0]
         return dict(zip(labels, logits.float().softmax(dim=-1).tolist(), strict=True))
 
 
-def _label_embed(towers: Any, processor: Any, label: str, templates: Sequence[str]) -> Tensor:
+def _label_embed(model: Any, processor: Any, label: str, templates: Sequence[str]) -> Tensor:
     """-> (dim,), L2-normalised."""
     texts = [template.replace("{}", label) for template in templates]
-    return F.normalize(text_embeds(towers, processor, texts).mean(dim=0), dim=-1)
+    return F.normalize(text_embeds(model, processor, texts).mean(dim=0), dim=-1)
 
 
 def _read(picture: str | None) -> Image.Image:

@@ -91,9 +91,9 @@ def check_device(device: str) -> None:
         raise ModelError(f"no such device: {device!r}. Give auto, cpu, cuda, cuda:1 or the like, mps or xpu")
 
 
-def check_model(name: str, *, captions: bool, maps: bool = False) -> None:
-    """Raises `ModelError` unless `name` can be a CoCa model, one with a decoder where it is to write `captions`, and
-    one with attention to show where `maps` of words are wanted.
+def check_model(name: str, *, captions: bool, maps: bool = False, training: bool = False) -> None:
+    """Raises `ModelError` unless `name` can be a CoCa model, one with a decoder where it is to write `captions`, one
+    with attention to show where `maps` of words are wanted, and one with weights to change where it is to be trained.
 
     Of a folder, its configuration is read; a Hub id is believed, for asking the Hub takes a network.
     """
@@ -114,6 +114,8 @@ def check_model(name: str, *, captions: bool, maps: bool = False) -> None:
         raise ModelError(f"the model in {name!r} has no attentional pooler, so it has no attention to show in maps")
     if maps and is_exported(name):
         raise ModelError(f"{name!r} is exported and shows no attention: maps need the model that it was exported from")
+    if training and is_exported(name):
+        raise ModelError(f"{name!r} is exported and has no weights to train: give the model that it was exported from")
 
 
 def _check_exported(name: str) -> None:

@@ -125,7 +125,7 @@ def see_words(
         raise ValueError(f"method={method!r} is not one of {', '.join(map(repr, get_args(Method)))}.")
     captioner = _part(model, "CoCaForCaptioning")
     if captioner is None:
-        raise ValueError(f"{type(model).__name__} has no decoder, which looks for words: use CoCaForCaptioning.")
+        raise ValueError(f"{type(model).__name__} has no decoder that shows where it looks: use CoCaForCaptioning.")
     _check_has_pooler(captioner.config)
     # Before any work: a wrong text among many is not found out at the end.
     split = [None if text is None else split_words(text, processor.tokenizer) for text in texts]

@@ -17,7 +17,7 @@ import urllib.request
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
@@ -27,6 +27,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 MAX_BYTES = 50_000_000
 TIMEOUT_SECONDS = 20
 MAX_INPUTS = 64
+# Captions that are written at a time: images by beams, or by sequences that are returned. More needs the memory of all.
+MAX_ROWS = 512
 TASKS = ("caption", "embed", "classify")
 TEMPLATE = "This is a photo of {}."
 
@@ -88,15 +90,17 @@ class EndpointHandler:
         """Images and prompts, or None, -> `{"generated_text": ...}` each."""
         if not self.captions:
             raise ValueError("this model has no decoder, so it cannot write captions: embed or classify.")
-        unknown = sorted(set(parameters) - SETTINGS)
-        if unknown:
-            raise ValueError(f"{', '.join(unknown)} is no parameter of generate() that a request may give.")
+        _check_settings(parameters, len(pairs))
         images, prompts = zip(*pairs, strict=True)
         inputs = dict(self._pixels(list(images)))
         if any(prompts):
             texts = [prompt or "" for prompt in prompts]
             inputs |= self.processor(text=texts, padding=True, return_tensors="pt").to(self.model.device)
-        ids = self.model.generate(**inputs, **parameters)
+        try:
+            ids = self.model.generate(**inputs, **parameters)
+        except (TypeError, ArithmeticError, LookupError) as error:
+            # What generate() makes of values that it does not check, such as words in place of numbers.
+            raise ValueError(f"generate() cannot use these parameters: {error}") from error
         texts = self.processor.batch_decode(ids, skip_special_tokens=True)
         several = len(ids) // len(pairs)
         written = [" ".join(text.split()) for text in texts]
@@ -116,8 +120,7 @@ class EndpointHandler:
             raise ValueError("hypothesis_template needs {}, where the label goes.")
         labels = [label.strip() for label in labels]
         text_embeds = self._text_embeds([template.replace("{}", label) for label in labels])
-        towers = getattr(self.model, "model", self.model)
-        logits = towers.similarity(self._image_embeds(images).to(self.model.dtype), text_embeds.to(self.model.dtype))
+        logits = self.model.similarity(self._image_embeds(images).to(self.model.dtype), text_embeds.to(self.model.dtype))
         return [
             [{"label": label, "score": score} for score, label in sorted(zip(row, labels, strict=True), reverse=True)]
             for row in logits.float().softmax(dim=-1).tolist()
@@ -157,6 +160,8 @@ class EndpointHandler:
         try:
             image = Image.open(io.BytesIO(given), formats=("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"))
             image.load()
+        except UnidentifiedImageError:
+            raise ValueError("an input cannot be read as an image: it has no known format") from None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"an input cannot be read as an image: {error}") from None
         return image
@@ -192,6 +197,21 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request: Any, file: Any, code: Any, message: Any, headers: Any, address: str) -> Any:
         self.handler._check_address(address)
         return super().redirect_request(request, file, code, message, headers, address)
+
+
+def _check_settings(parameters: dict[str, Any], num_images: int) -> None:
+    """Raises `ValueError`."""
+    unknown = sorted(set(parameters) - SETTINGS)
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)} is no parameter of generate() that a request may give.")
+    for name in ("num_beams", "num_return_sequences"):
+        number = parameters.get(name)
+        if number is None:
+            continue
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name}={number!r} is to be a whole number, 1 or more.")
+        if number * num_images > MAX_ROWS:
+            raise ValueError(f"{name}={number} for {num_images} images is more than {MAX_ROWS} rows: ask for less.")
 
 
 def _decoded(text: str) -> bytes:

@@ -193,7 +193,7 @@ class TrainingOptions:
             raise TrainingOptionError("--output is missing: name the folder to make")
         if self.init is None:
             try:
-                check_model(self.starting_model, captions=True)
+                check_model(self.starting_model, captions=True, training=True)
             except ModelError as error:
                 raise TrainingOptionError(str(error)) from None
 
