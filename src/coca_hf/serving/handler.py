@@ -120,7 +120,9 @@ class EndpointHandler:
             raise ValueError("hypothesis_template needs {}, where the label goes.")
         labels = [label.strip() for label in labels]
         text_embeds = self._text_embeds([template.replace("{}", label) for label in labels])
-        logits = self.model.similarity(self._image_embeds(images).to(self.model.dtype), text_embeds.to(self.model.dtype))
+        logits = self.model.similarity(
+            self._image_embeds(images).to(self.model.dtype), text_embeds.to(self.model.dtype)
+        )
         return [
             [{"label": label, "score": score} for score, label in sorted(zip(row, labels, strict=True), reverse=True)]
             for row in logits.float().softmax(dim=-1).tolist()
