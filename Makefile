@@ -48,6 +48,7 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
+	$(BIN)/python scripts/docs/live_demo.py build/docs/demo
 	@echo 'Open build/docs/index.html'
 
 bundled-model: $(VENV)/.dev

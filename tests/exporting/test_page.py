@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 import coca_hf
+from live_demo import make
 
 
 # What a browser decodes as Pillow does.
@@ -36,16 +37,21 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def page_folder(exported, tmp_path_factory):
-    return coca_hf.export(exported, tmp_path_factory.mktemp("page") / "page", "web")
+    """The documentation's demo, below a site of other pages."""
+    site = tmp_path_factory.mktemp("site")
+    (site / "docs").mkdir()
+    return make(site / "docs" / "demo", exported)
 
 
 @pytest.fixture(scope="session")
 def page(page_folder, browser):
     """The page, opened; every request for anything but its own server fails the test."""
     sync_api = pytest.importorskip("playwright.sync_api")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=page_folder))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=page_folder.parents[1])
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    home = f"http://127.0.0.1:{server.server_port}/"
+    home = f"http://127.0.0.1:{server.server_port}/docs/demo/"
     opened = browser.new_page()
     opened.asked, opened.problems = [], []
     opened.on("request", lambda request: opened.asked.append(request.url))
@@ -83,6 +89,34 @@ def test_the_page_writes_the_tokens_that_pytorch_writes(seen, plain, processor, 
     assert caption == processor.decode(expected, skip_special_tokens=True).strip()
 
 
+def photograph(path, size=(4000, 3000)):
+    Image.open(PICTURES[0]).resize(size).save(path, quality=92)
+
+
+def turned(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(PICTURES[0]).rotate(90, expand=True).save(path, exif=exif, quality=95)
+
+
+def transparent(path):
+    image = Image.open(PICTURES[0]).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(path)
+
+
+@pytest.mark.parametrize(("make", "name"), [(photograph, "12.jpg"), (turned, "turned.jpg"), (transparent, "a.png")])
+def test_photographs_turned_and_transparent_pictures_are_seen_as_by_pytorch(
+    seen, plain, processor, tmp_path, make, name
+):
+    make(tmp_path / name)
+    ids, _, embed, _ = seen(tmp_path / name)
+    inputs = processor(images=Image.open(tmp_path / name), return_tensors="pt")
+    assert ids == plain.generate(**inputs, num_beams=1)[0].tolist()
+    expected = torch.nn.functional.normalize(plain.get_image_features(**inputs).pooler_output, dim=-1)
+    assert np.dot(embed, expected[0].detach().numpy()) > 0.9999
+
+
 # Pillow resizes the indices of a palette, and not its colours, which the tokens above survive.
 @pytest.mark.parametrize("path", [path for path in PICTURES if path != PALETTE], ids=lambda path: path.name)
 def test_the_page_ranks_labels_as_pytorch_does(seen, plain, processor, path):
@@ -107,7 +141,7 @@ def test_a_visitor_chooses_a_picture_and_types_labels(page):
     page.wait_for_selector("#status:has-text('seconds')", timeout=60_000)
     assert "red circle" in page.inner_text("#caption")
     page.fill("#labels", "a blue square, a red circle")
-    page.click("button")
+    page.click("#classify button")
     page.wait_for_selector("#scores li")
     assert page.inner_text("#scores li:first-child").startswith("a red circle")
 
@@ -117,6 +151,16 @@ def test_a_file_that_is_no_picture_is_said_to_be_none(page, tmp_path):
     page.set_input_files("#file", str(tmp_path / "notes.png"))
     page.wait_for_selector("#status.wrong", timeout=60_000)
     assert "notes.png cannot be read as a picture" in page.inner_text("#status")
+    assert page.is_visible("#hint")
+    assert not page.is_visible("#picture")
+
+
+def test_a_picture_of_the_page_is_tried_with_the_keyboard(page):
+    page.focus("#examples button:first-child")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#picture[alt*='hearts to the left of']", timeout=60_000)
+    assert page.inner_text("#caption") == page.get_attribute("#picture", "alt")
+    assert page.locator("#examples button").count() > 5
 
 
 def test_everything_that_the_page_needs_is_in_its_folder(page_folder):

@@ -7,7 +7,8 @@ import { CoCa } from "./coca.js";
 const element = (id) => document.getElementById(id);
 const status = element("status");
 let model = null;
-let picture = null; // the chosen file
+let picture = null; // what the model sees of the chosen file
+let waiting = null; // a file that was chosen while the model was loading
 let run = 0; // counts up, so that what an earlier picture still computes is not shown
 
 function say(text, isWrong = false) {
@@ -21,12 +22,15 @@ async function show(file) {
   picture = null;
   element("caption").textContent = "";
   element("scores").replaceChildren();
-  if (!model) return say("The model is still loading.");
   const image = element("picture");
   image.src = URL.createObjectURL(file);
   image.hidden = false;
   image.alt = file.name;
   element("hint").hidden = true;
+  if (!model) {
+    waiting = file;
+    return;
+  }
   try {
     const started = performance.now();
     say("Looking …");
@@ -44,7 +48,10 @@ async function show(file) {
     say(`${((performance.now() - started) / 1000).toFixed(1)} seconds in this page.`);
     if (element("labels").value.trim()) await compare();
   } catch (error) {
-    if (number === run) say(`${file.name} cannot be read as a picture: ${error.message}`, true);
+    if (number !== run) return;
+    image.hidden = true;
+    element("hint").hidden = false;
+    say(`${file.name} cannot be read as a picture: ${error.message}`, true);
   }
 }
 
@@ -70,6 +77,20 @@ async function compare() {
   );
 }
 
+function offer(names) {
+  element("examples").hidden = !names.length;
+  for (const name of names) {
+    const button = Object.assign(document.createElement("button"), { type: "button" });
+    const image = Object.assign(document.createElement("img"), { src: name, alt: `Try ${name.split("/").pop()}` });
+    button.append(image);
+    button.addEventListener("click", async () => {
+      const content = await (await fetch(name)).blob();
+      show(new File([content], name.split("/").pop(), { type: content.type }));
+    });
+    element("examples").append(button);
+  }
+}
+
 element("file").addEventListener("change", (event) => show(event.target.files[0]));
 element("classify").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -88,7 +109,9 @@ try {
   model = await CoCa.load(new URL("./", import.meta.url), say);
   element("caption").hidden = !model.captions;
   element("about").textContent = model.settings.about;
+  offer(model.settings.examples ?? []);
   say("Ready.");
+  show(waiting);
 } catch (error) {
   say(`The model cannot be loaded: ${error.message}`, true);
 }
