@@ -4,9 +4,13 @@
 
     python benchmarks/exported.py                      # into benchmarks/exported.json
     python benchmarks/exported.py --folder EXPORTED    # an exported coca_ViT-B-32 that is there already
+    python benchmarks/exported.py --parts speed --side "open_clip 3.3.0, float32" --row "64 texts of 12 tokens"
+
+Sides and rows that are not measured keep what the file has of them. open_clip runs in an environment of its own, whose
+Python is given by --open-clip: `benchmark.py` makes one.
 
 Weights of coca_ViT-B-32 are random. Every side runs in a process of its own, on as many threads; times are the best of
-several calls, taken in turn with nothing else running.
+several calls, with nothing else running.
 """
 
 import datetime
@@ -16,7 +20,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,13 +29,24 @@ import typer
 from transformers import AutoProcessor
 
 import coca_hf
+from benchmark import Call, Process
 from coca_hf.conversion import open_clip_config
 
 
 RESULTS = Path(__file__).with_name("exported.json")
 SCENES = Path(__file__).parents[1] / "scripts" / "bundled_model"
 NAME = "coca_ViT-B-32"
-CAPTION = {"num_beams": 6, "max_new_tokens": 30, "min_new_tokens": 30}
+LENGTH = {"max_new_tokens": 30, "min_new_tokens": 29}
+# What `num_beams=6` of open_clip's generate() is.
+BEAMS = {"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 0.5, **LENGTH}
+# Rows by name: what open_clip is asked for, None where it has no such call.
+ROWS: dict[str, tuple[str, dict[str, Any]] | None] = {
+    "2 images, 6 beams in 3 groups, 30 tokens": ("generate", {"batch": 2, "num_beams": 6}),
+    "32 images, greedy, 30 tokens": ("generate", {"batch": 32, "generation_type": "top_k", "top_k": 1}),
+    "vision tower, 8 images": None,
+    "64 texts of 12 tokens": ("text_features", {"batch": 64, "length": 12}),
+}
+SIDES_OF_SPEED = ("open_clip 3.3.0, float32", "PyTorch, float32", "PyTorch, float32, packed", "ONNX Runtime, int8")
 
 app = typer.Typer(add_completion=False)
 
@@ -52,8 +67,8 @@ def best(call: Callable[[], Any], repeats: int) -> float:
 
 
 @app.command(hidden=True)
-def side(kind: str, folder: str = "") -> None:
-    """Times of one side, as JSON: "float32" and "packed" are PyTorch, "exported" is what is in the folder."""
+def side(kind: str, folder: str = "", row: Annotated[list[str] | None, typer.Option()] = None) -> None:
+    """Seconds of one side by row, as JSON: "float32" and "packed" are PyTorch, "exported" is what is in the folder."""
     if kind == "exported":
         model: Any = coca_hf.load(folder)
     else:
@@ -61,18 +76,36 @@ def side(kind: str, folder: str = "") -> None:
         if kind == "packed":
             model = coca_hf.optimize_for_inference(model)
     random = torch.Generator().manual_seed(0)
-    pixel_values = torch.randn(8, 3, 224, 224, generator=random)
+    pixel_values = torch.randn(32, 3, 224, 224, generator=random)
     texts = torch.randint(1, 49000, (64, 12), generator=random)
+    works: dict[str, tuple[Callable[[], Any], int]] = {
+        "2 images, 6 beams in 3 groups, 30 tokens": (lambda: model.generate(pixel_values[:2], **BEAMS), 3),
+        "32 images, greedy, 30 tokens": (lambda: model.generate(pixel_values, num_beams=1, **LENGTH), 2),
+        "vision tower, 8 images": (lambda: model.get_image_features(pixel_values[:8]), 5),
+        "64 texts of 12 tokens": (lambda: model.get_text_features(texts), 5),
+    }
+    seconds, peak = {}, None
     with torch.inference_mode():
-        captioning = best(lambda: model.generate(pixel_values[:2], **CAPTION), 3)
-        # What a process that captions needs, libraries included.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        rows = {
-            "2 images, 6 beams, 30 tokens": captioning,
-            "vision tower, 8 images": best(lambda: model.get_image_features(pixel_values), 3),
-            "64 texts of 12 tokens": best(lambda: model.get_text_features(texts), 3),
-        }
-    typer.echo(json.dumps({"seconds": rows, "peak bytes of captioning": peak}))
+        for name, (work, repeats) in works.items():
+            if not row or name in row:
+                seconds[name] = best(work, repeats)
+                if peak is None and "beams" in name:
+                    # What a process that captions needs, libraries included.
+                    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    typer.echo(json.dumps({"seconds": seconds, "peak bytes of captioning": peak}))
+
+
+def of_open_clip(python: str, rows: list[str]) -> dict[str, Any]:
+    """The same of open_clip, whose calls take long: the better of two."""
+    process = Process(python, "open_clip", {"name": NAME, "weights": None}, {})
+    seconds = {}
+    for name in rows:
+        asked_for = ROWS[name]
+        if asked_for is not None:
+            call = Call("open_clip", *asked_for)
+            seconds[name] = min(process.run(call)["seconds"] for _ in range(2))
+    process.close()
+    return {"seconds": seconds, "peak bytes of captioning": None}
 
 
 @app.command(hidden=True)
@@ -107,12 +140,44 @@ def reading_rate() -> float:
     return numbers.nbytes / best(numbers.sum, 3)
 
 
+def speed(
+    before: dict[str, Any], folder: Path, sides: Sequence[str], rows: list[str], open_clip: str | None
+) -> dict[str, Any]:
+    """What was measured before, with these sides and rows measured anew."""
+    of_rows = [word for name in rows for word in ("--row", name)]
+    measures = {
+        "open_clip 3.3.0, float32": lambda: of_open_clip(str(open_clip), rows),
+        "PyTorch, float32": lambda: asked("side", "float32", *of_rows),
+        "PyTorch, float32, packed": lambda: asked("side", "packed", *of_rows),
+        "ONNX Runtime, int8": lambda: asked("side", "exported", "--folder", str(folder), *of_rows),
+    }
+    found = before.get("sides", {})
+    for name in sides:
+        if name != "open_clip 3.3.0, float32" or open_clip is not None:
+            made = measures[name]()
+            old = found.get(name, {"seconds": {}, "peak bytes of captioning": None})
+            found[name] = {
+                "seconds": old["seconds"] | made["seconds"],
+                "peak bytes of captioning": made["peak bytes of captioning"] or old["peak bytes of captioning"],
+            }
+    return {
+        "model": NAME,
+        "sides": found,
+        "bytes": bytes_of(folder),
+        "bytes read a second": reading_rate(),
+        "threads": torch.get_num_threads(),
+    }
+
+
 @app.command()
 def main(
     folder: Annotated[Path | None, typer.Option(help="An exported coca_ViT-B-32.")] = None,
     bundled: Annotated[Path | None, typer.Option(help="The bundled model, exported in int8.")] = None,
     count: Annotated[int, typer.Option(help="Scenes to caption.")] = 1000,
     parts: Annotated[str, typer.Option(help="speed, quality or both.")] = "both",
+    side: Annotated[list[str] | None, typer.Option(help="Sides to time (default: all).")] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Rows to time (default: all).")] = None,
+    open_clip: Annotated[str | None, typer.Option(help="Python of an environment with open_clip 3.3.0.")] = None,
 ) -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     scratch = Path("build/exported")
@@ -120,20 +185,12 @@ def main(
     if parts in ("speed", "both"):
         if folder is None:
             folder = scratch / "b32-int8"
+        if not folder.exists():
             processor = AutoProcessor.from_pretrained(coca_hf.bundled_model())
             coca_hf.export(random_model(), folder, int8=True, processor=processor)
-        sides = {
-            "PyTorch, float32": asked("side", "float32"),
-            "PyTorch, float32, packed": asked("side", "packed"),
-            "ONNX Runtime, int8": asked("side", "exported", "--folder", str(folder)),
-        }
-        results["speed"] = {
-            "model": NAME,
-            "sides": sides,
-            "bytes": bytes_of(folder),
-            "bytes read a second": reading_rate(),
-            "threads": torch.get_num_threads(),
-        }
+        results["speed"] = speed(
+            results.get("speed", {}), folder, side or SIDES_OF_SPEED, row or list(ROWS), open_clip
+        )
     if parts in ("quality", "both"):
         if bundled is None:
             bundled = scratch / "bundled-int8"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The handler of a published model on two replicas of Ray Serve, of which one is killed under load: no answer is lost.
 
-pip install 'ray[serve]'
+pip install 'coca-hf[serve]'
 python scripts/checks/serve_with_ray.py
 """
 

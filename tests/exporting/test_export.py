@@ -108,6 +108,28 @@ def test_a_quantiser_that_refuses_leaves_nothing_behind(towers, processor, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("iostream\nerror")])
+def test_a_full_disk_and_a_folder_below_a_file_are_one_sentence(towers, processor, tmp_path, monkeypatch, error):
+    def refuse(*arguments):
+        raise error
+
+    monkeypatch.setattr(folder, "components", lambda model: {"vision": DOUBLING})
+    monkeypatch.setattr(FORMS["onnx"], "save", refuse)
+    with pytest.raises(ExportError, match=r"cannot write '.*made': no space left|into onnx: iostream error$"):
+        coca_hf.export(towers, tmp_path / "made", processor=processor)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match="cannot write"):
+        coca_hf.export(towers, tmp_path / "file" / "made", processor=processor)
+
+
+def test_an_adapter_is_to_be_merged_first(tmp_path, capsys):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    assert main(["export", str(tmp_path / "adapter"), str(tmp_path / "made")]) == 2
+    assert "holds an adapter: merge it into its model" in capsys.readouterr().err
+
+
 def test_an_exported_folder_is_not_exported_again(tmp_path, capsys):
     (tmp_path / "exported").mkdir()
     (tmp_path / "exported" / "config.json").write_text(json.dumps({"model_type": "coca"}))

@@ -179,6 +179,14 @@ def test_a_folder_that_lacks_a_program_is_refused(exported, tmp_path):
         coca_hf.load(tmp_path / "torn")
 
 
+def test_a_folder_that_was_copied_by_halves_is_refused(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "half")
+    weights = max((tmp_path / "half").glob("vision.onnx*"), key=lambda path: path.stat().st_size)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=rf"{weights.name} has 1,000 bytes of [\d,]+\. Copy it again"):
+        coca_hf.load(tmp_path / "half")
+
+
 def test_an_exported_model_runs_on_the_cpu_in_its_own_type(exported):
     with pytest.raises(ModelError, match="leave --device cuda out"):
         coca_hf.load(exported, device="cuda")

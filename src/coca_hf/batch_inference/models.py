@@ -145,6 +145,8 @@ def _no_config(folder: str) -> str:
         return f"{folder!r} is a file, not a saved model's folder"
     if Path(folder, "open_clip_config.json").exists():
         return f"{folder!r} holds an open_clip checkpoint: convert it with coca-hf convert first"
+    if Path(folder, "adapter_config.json").exists():
+        return f"{folder!r} holds an adapter: merge it into its model (merge_and_unload of PEFT) and save that"
     return f"{folder!r} has no config.json, so it is not a saved model's folder"
 
 

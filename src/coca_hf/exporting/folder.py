@@ -77,9 +77,7 @@ def export(
     target = Path(folder)
     check_arguments(model, target, format, int8=int8)
     say = say or (lambda message: None)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with _aside(target) as aside:
         if isinstance(model, (str, os.PathLike)) and is_exported(str(model)):
             _write_page(Path(model), aside)
         elif format == "web":
@@ -88,6 +86,17 @@ def export(
                 _write_page(Path(exported), aside)
         else:
             write_folder(*_source(model, processor), aside, format, int8=int8, say=say)
+    return target
+
+
+@contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """A folder beside `target`, which becomes it when all went well. Raises `ExportError` where that cannot be."""
+    aside = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        yield aside
         aside.chmod(0o777 & ~_umask())
         if target.is_dir():
             target.rmdir()
@@ -95,8 +104,8 @@ def export(
     except OSError as error:
         raise ExportError(f"cannot write {str(target)!r}: {(error.strerror or str(error)).lower()}") from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return target
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_page(exported: Path, folder: Path) -> None:
@@ -139,7 +148,8 @@ def write_folder(
 ) -> ExportedFolder:
     """All files of an exported folder. Raises `ExportError`."""
     parts = components(model)
-    files, differences = {}, {}
+    files: dict[str, str] = {}
+    differences = {}
     for number, (name, component) in enumerate(parts.items(), 1):
         say(f"exporting {name.replace('_', ' ')}, {number} of {len(parts)}")
         files[name], differences[name] = _write_program(component, folder, name, format_name, int8=int8)
@@ -153,6 +163,7 @@ def write_folder(
         logit_bias=None if towers.logit_bias is None else towers.logit_bias.item(),
         differences=differences,
         versions=_versions(),
+        sizes={path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     )
     _write_settings(model, processor, folder)
     Path(folder, "README.md").write_text(card(manifest), "utf-8")
@@ -167,21 +178,19 @@ def _write_program(
     form = FORMS[format_name]
     path = folder / f"{name}{form.suffix}"
     inputs = component.make_inputs(*_TRACED)
-    with _quietly():
+    words = name.replace("_", " ")
+    with _quietly(), _refused(f"{words} cannot be made into {format_name}"):
         program = form.made(_onnx_program(component, inputs))
         form.save(program, path)
     difference = _difference(component, path, format_name)
     if not difference <= TOLERANCE:
         raise ExportError(
-            f"{name.replace('_', ' ')} in {format_name} differs from PyTorch by {difference:.1e}, which is more than "
+            f"{words} in {format_name} differs from PyTorch by {difference:.1e}, which is more than "
             f"{TOLERANCE:.0e}: this model is not exported"
         )
     if int8:
-        with _quietly():
-            try:
-                program = form.int8(program, inputs)
-            except Exception as error:  # quantizers raise whatever they meet
-                raise ExportError(f"{name.replace('_', ' ')} cannot be made int8: {one_line(error)}") from error
+        with _quietly(), _refused(f"{words} cannot be made int8"):
+            program = form.int8(program, inputs)
             for file in folder.glob(f"{name}.*"):
                 file.unlink()
             form.save(program, path)
@@ -212,6 +221,17 @@ def _quietly() -> Iterator[None]:
             yield
         finally:
             logging.disable(level)
+
+
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """Exporters and quantizers raise whatever they meet; what the disk says stays what it is."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise ExportError(f"{what}: {one_line(error)}") from error
 
 
 def _difference(component: Component, path: Path, format_name: str) -> float:

@@ -5,7 +5,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .errors import ExportedModelError
@@ -36,6 +36,7 @@ class ExportedFolder:
         logit_bias: Added to similarities, None where the model has none.
         differences: The largest difference from PyTorch of each component's outputs, as it was checked at export.
         versions: Of the libraries that exported it.
+        sizes: Bytes of each file of the programs, the weights beside them included.
         format_version: See `FORMAT_VERSION`.
     """
 
@@ -47,6 +48,7 @@ class ExportedFolder:
     logit_bias: float | None
     differences: Mapping[str, float]
     versions: Mapping[str, str]
+    sizes: Mapping[str, int] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @property
@@ -59,7 +61,7 @@ class ExportedFolder:
 
     @classmethod
     def read(cls, folder: str | Path) -> "ExportedFolder":
-        """Raises `ExportedModelError` where it is missing, damaged or of another version, or lacks a program."""
+        """Raises `ExportedModelError` where it is damaged or of another version, or a program is not whole."""
         path = Path(folder, MANIFEST)
         try:
             values = json.loads(path.read_text("utf-8"))
@@ -75,12 +77,22 @@ class ExportedFolder:
             )
         try:
             manifest = cls(**values)
-        except TypeError:
+            needed = {**dict.fromkeys(manifest.files.values()), **manifest.sizes}
+        except (TypeError, AttributeError):
             raise ExportedModelError(f"{str(path)!r} is not the manifest of an exported model") from None
-        for file in manifest.files.values():
-            if not Path(folder, file).is_file():
-                raise ExportedModelError(f"{str(folder)!r} is not complete: {file} is missing. Export the model again")
+        for file, size in needed.items():
+            _check_file(Path(folder), file, size)
         return manifest
+
+
+def _check_file(folder: Path, file: str, size: int | None) -> None:
+    path = folder / file
+    if not path.is_file():
+        raise ExportedModelError(f"{str(folder)!r} is not complete: {file} is missing. Export the model again")
+    if size is not None and path.stat().st_size != size:
+        raise ExportedModelError(
+            f"{str(folder)!r} is not complete: {file} has {path.stat().st_size:,} bytes of {size:,}. Copy it again"
+        )
 
 
 def is_exported(name: str | Path) -> bool:

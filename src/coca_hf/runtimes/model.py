@@ -41,7 +41,12 @@ def load_exported(folder: str | Path) -> "ExportedCaptioner | ExportedTowers":
     if not manifest.captions:
         return ExportedTowers(config, Path(folder), manifest)
     model = ExportedCaptioner(config, Path(folder), manifest)
-    model.generation_config = GenerationConfig.from_pretrained(folder)
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    except OSError:
+        raise ExportedModelError(
+            f"{str(folder)!r} is not complete: generation_config.json is missing or damaged"
+        ) from None
     return model
 
 

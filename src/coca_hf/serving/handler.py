@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 MAX_BYTES = 50_000_000
 TIMEOUT_SECONDS = 20
 MAX_INPUTS = 64
-# Captions that are written at a time: images by beams, or by sequences that are returned. More needs the memory of all.
+# Captions at a time: images by beams, or by sequences that are returned. More needs the memory of all.
 MAX_ROWS = 512
 TASKS = ("caption", "embed", "classify")
 TEMPLATE = "This is a photo of {}."
