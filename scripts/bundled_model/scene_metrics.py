@@ -4,6 +4,7 @@
 
 import random
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 import torch
@@ -62,10 +63,8 @@ class SceneModel:
     @torch.no_grad()
     def text_embeds(self, texts: Iterable[str]) -> Tensor:
         """(texts, dim), L2-normalised."""
-        outputs = [
-            self.model.get_text_features(**self.processor(text=batch, padding=True, return_tensors="pt")).pooler_output
-            for batch in _batches(texts)
-        ]
+        prepare = partial(self.processor, padding=True, truncation=True, return_tensors="pt")
+        outputs = [self.model.get_text_features(**prepare(text=batch)).pooler_output for batch in _batches(texts)]
         return F.normalize(torch.cat(outputs), dim=-1)
 
 
