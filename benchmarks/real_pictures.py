@@ -47,6 +47,9 @@ FOLDS = 10
 PARTS = {"validation": {2}, "test": {0, 1}}
 VOCABULARY = 1200
 
+# Words of a caption that are of both stamps of a canvas.
+NAMES_NOTHING = {"", "a", "an", "and", "for", "in", "of", "on", "some", "the", "to", "with"}
+
 # A mirrored letter, clock or coin is not what its caption says.
 NOT_MIRRORED = ("symbols", "town/roadsigns", "town/flags", "medical")
 
@@ -185,8 +188,8 @@ def pointing(model: SceneModel, stamps: Sequence[Stamp], number: int) -> dict[st
 
     words, texts, covered = [], [], []
     for canvas, text, own, other in pairs(stamps, number):
-        heats = [heat for word, heat in word_maps(model.model, model.processor, canvas, text) if word.isalpha()]
-        # The longest words name what is shown: "of" and "the" are nobody's.
+        maps = word_maps(model.model, model.processor, canvas, text)
+        heats = [heat for word, heat in maps if _bare(word) not in NAMES_NOTHING]
         if heats:
             words.append(_share(np.mean(heats, axis=0), own, other))
         texts.append(_share(similarity_map(model.model, model.processor, canvas, text), own, other))

@@ -133,11 +133,12 @@ def test_an_interruption_while_inputs_are_counted_is_one_line(coca, model, monke
 
 
 def test_an_interruption_while_the_model_loads_is_one_line(command, model, images, wait_for):
-    arguments = ["caption", *images, "--model", model]
-    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*command, "caption", *images, "--model", model], start_new_session=True, **pipes)
     maps = Path(f"/proc/{process.pid}/maps")
     wait_for(lambda: "libtorch" in maps.read_text())
-    process.send_signal(signal.SIGINT)
+    # As a terminal does: the processes that will read images hear of it, too.
+    os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
     assert err == "coca-hf caption: stopped after 0 of 3 inputs\n"

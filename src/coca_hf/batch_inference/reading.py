@@ -88,16 +88,29 @@ def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
     # Imported once, in a process that does nothing else, from which the others are then made in no time.
     context.set_forkserver_preload([__name__, "coca_hf.batch_inference.tasks"])
+    _start_server()
     return context
+
+
+def _start_server() -> None:
+    """
+    The process from which the others are made, deaf to Ctrl-C, and they with it: a terminal sends that to all of them,
+    and who gets it while importing says so at length. They end with this process.
+    """
+    from multiprocessing import forkserver, resource_tracker
+
+    # It is there first, for it lets Ctrl-C through when it has started.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_early() -> None:
     """What the processes need begins to be imported while this one does other things."""
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        _context()
-        from multiprocessing.forkserver import ensure_running
-
-        ensure_running()
+    _context()
 
 
 _reader: Reader | None = None
