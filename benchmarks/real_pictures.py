@@ -127,7 +127,7 @@ def write_data(stamps: Sequence[Stamp], rounds: int, folder: Path) -> Path:
     """Each stamp once in a round, placed anew: in no batch twice, for then it would not be told from itself."""
     chance = random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines: list[str] = []
     for _ in range(rounds):
         for stamp in chance.sample(list(stamps), len(stamps)):
             path = folder / f"{len(lines):06d}.png"
@@ -279,7 +279,12 @@ def main(
     if not (data / "data.jsonl").exists():
         starting_model([stamp.caption for stamp in known], start)
         write_data(known, rounds, data)
-    settings = {"max_steps": steps, "batch_size": 64, "learning_rate": learning_rate, "weight_decay": weight_decay}
+    settings: dict[str, Any] = {
+        "max_steps": steps,
+        "batch_size": 64,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+    }
     began = time.perf_counter()
     run = output / "trained"
     trained = train(

@@ -35,7 +35,7 @@ def measure(dimensions: int) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _memory_mb("VmRSS")
     start, spent = time.perf_counter(), time.process_time()
-    retrieval_recall(images, texts, owners)
+    retrieval_recall(images, texts, owners.tolist())
     taken, spent = time.perf_counter() - start, time.process_time() - spent
     return {
         "dimensions": dimensions,

@@ -4,8 +4,8 @@
 
 import random
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -63,8 +63,11 @@ class SceneModel:
     @torch.no_grad()
     def text_embeds(self, texts: Iterable[str]) -> Tensor:
         """(texts, dim), L2-normalised."""
-        prepare = partial(self.processor, padding=True, truncation=True, return_tensors="pt")
-        outputs = [self.model.get_text_features(**prepare(text=batch)).pooler_output for batch in _batches(texts)]
+        options: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
+        outputs = [
+            self.model.get_text_features(**self.processor(text=batch, **options)).pooler_output
+            for batch in _batches(texts)
+        ]
         return F.normalize(torch.cat(outputs), dim=-1)
 
 
