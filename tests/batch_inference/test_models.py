@@ -92,6 +92,7 @@ def test_another_kind_of_model_is_refused(folder):
     ("changes", "reason"),
     [
         ({"multimodal_config": {"num_hidden_layers": 0}}, "has no decoder"),
+        ({"architectures": ["CoCaModel"]}, "has no decoder"),
         ({"text_config": {"is_causal": False}}, "reads text in both directions"),
     ],
 )

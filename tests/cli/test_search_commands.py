@@ -40,6 +40,13 @@ def test_nothing_is_said_to_match(coca, album):
     assert len(coca("search", "album", "a dog on the beach", "--nearest", "--top", "3").out.splitlines()) == 3
 
 
+def test_of_a_query_as_long_as_a_book_a_message_shows_the_beginning(coca, album):
+    result = coca("search", "album", "no such thing " * 10_000)
+    assert (result.code, result.out) == (0, "")
+    assert "nothing matches 'no such thing no such thing" in result.err
+    assert len(result.err) < 200
+
+
 def test_json_of_a_search_by_picture(coca, album):
     path = str(coca_hf.example_images()[0])
     hits = json.loads(coca("search", "album", "--image", path, "--format", "json", "--top", "1").out)

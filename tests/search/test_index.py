@@ -163,6 +163,18 @@ def test_a_damaged_index_is_refused(examples, tmp_path):
         Index.open(folder)
 
 
+def test_an_index_whose_files_hold_something_else_is_refused(examples, tmp_path):
+    folder = changed(examples, tmp_path, calibration=None)
+    with pytest.raises(SearchError, match=r"is damaged, so is its index\.json: remove it and make it anew"):
+        Index.open(folder)
+    shutil.rmtree(folder)
+    folder = changed(examples, tmp_path)
+    photos = next(folder.glob("photos-*"))
+    photos.write_bytes(b'{"pfad": 1}\n' * len(photos.read_bytes().splitlines()))
+    with pytest.raises(SearchError, match="is damaged, what it has of photo 1 is none"):
+        Index.open(folder).photo(0)
+
+
 def test_another_model_than_the_index_was_made_with_is_refused(examples, tmp_path, model):
     with pytest.raises(SearchError, match="was made with another model"):
         Index.open(examples, model).search("a ring")

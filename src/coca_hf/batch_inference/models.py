@@ -106,7 +106,8 @@ def check_model(name: str, *, captions: bool, maps: bool = False, training: bool
         raise ModelError(f"{name!r} holds a model of type {config.get('model_type')!r}, not 'coca'")
     if is_exported(name):
         _check_exported(name)
-    if captions and (config.get("multimodal_config") or {}).get("num_hidden_layers") == 0:
+    layers = (config.get("multimodal_config") or {}).get("num_hidden_layers")
+    if captions and (layers == 0 or config.get("architectures") == ["CoCaModel"]):
         raise ModelError(f"the model in {name!r} has no decoder, so it cannot write captions")
     if captions and (config.get("text_config") or {}).get("is_causal") is False:
         raise ModelError(f"the model in {name!r} reads text in both directions, so it cannot write captions")

@@ -19,6 +19,15 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def shortened(text: str, longest: int = 80) -> str:
+    """What a message shows of a text that may be a book.
+
+    >>> shortened("a dog"), shortened("dogs and cats", 9)
+    ('a dog', 'dogs and…')
+    """
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
 def one_line(error: BaseException) -> str:
     """What an exception says, in one line and without the full stop; its class where it says nothing."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..batch_inference.engine import RunInterrupted
-from ..batch_inference.errors import InputError, MemoryOnDeviceError, ModelError
+from ..batch_inference.errors import InputError, MemoryOnDeviceError, ModelError, OptionError
 from ..batch_inference.jobs import CaptionOptions
 from ..batch_inference.models import DTYPES, ModelChoice, check_device, check_model
 from ..batch_inference.wording import count, printable
@@ -73,10 +73,11 @@ def evaluate(
     # Here, for these bring numpy along.
     from ..evaluation.run import EvaluationOptions
 
+    default = "captions" if candidates and model is None else "captions,retrieval"
     with _as_usage_error():
         options = EvaluationOptions(
             data,
-            tuple(_split(tasks or ("captions" if candidates and model is None else "captions,retrieval"))),
+            tuple(_split(tasks if tasks is not None else default)),
             split=split,
             image_column=image_column,
             caption_column=caption_column,
@@ -165,7 +166,7 @@ def _as_usage_error() -> Iterator[None]:
         yield
     except MemoryOnDeviceError:
         raise
-    except (EvaluationError, InputError, ModelError) as error:
+    except (EvaluationError, InputError, ModelError, OptionError) as error:
         raise UsageError(str(error)) from error
     except ImportError as error:
         raise UsageError(str(error)) from error

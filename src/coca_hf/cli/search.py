@@ -11,6 +11,7 @@ import typer
 
 from ..batch_inference.errors import MemoryOnDeviceError, ModelError, OutputError
 from ..batch_inference.files import AsideFile
+from ..batch_inference.wording import shortened
 from . import console
 from .console import UsageError, complain
 from .options import Quiet, option
@@ -88,7 +89,7 @@ def _matches(index: "Index", query: str | None, image: str | None, top: int, *, 
     from ..search.results import Found
 
     hits = index.search(query if query is not None else Path(image or ""), top, cutoff=cutoff)
-    wanted = repr(query) if query is not None else image or ""
+    wanted = repr(shortened(query)) if query is not None else image or ""
     facts = {
         "Query" if query is not None else "Picture": query or wanted,
         "Index": f"{index.folder}, {len(index):,} photos",

@@ -43,11 +43,14 @@ class EvaluationData:
                 found.labels[record.path] = str(label)
         return found
 
-    def require_references(self) -> None:
-        """Raises `EvaluationError` where an image has none."""
+    def require_references(self, column: str = "caption") -> None:
+        """Raises `EvaluationError` where an image has none. `column` is where records have them."""
         without = [path for path in self.ids if path not in self.references]
         if len(without) == len(self.ids):
-            raise EvaluationError("the data has no captions, so there is nothing to compare with")
+            raise EvaluationError(
+                f"the data has no captions, so there is nothing to compare with. Rows have theirs in {column!r}; "
+                "--caption-column names another column"
+            )
         if without:
             raise EvaluationError(
                 f"{without[0]!r} has no caption: {len(without):,} of {len(self.ids):,} images have none"

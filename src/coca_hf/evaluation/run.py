@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..batch_inference.engine import Summary, run
+from ..batch_inference.files import error_text
 from ..batch_inference.jobs import CaptionJob, CaptionOptions, EmbedJob, Job
 from ..batch_inference.models import (
     ModelChoice,
@@ -99,7 +100,7 @@ class EvaluationOptions:
         )
         seen = EvaluationData.of(data, self.label_column)
         if needs:
-            seen.require_references()
+            seen.require_references(self.caption_column)
         if any(task in ("zero-shot", "probe") for task in self.tasks):
             seen.label_by_folder()
         return seen
@@ -217,7 +218,8 @@ class _Maker:
         rows = np.load(file)
         embeds = {each["image"]: rows[each["row"]] for each in _lines(f"{file}.jsonl") if "row" in each}
         if not embeds:
-            raise EvaluationError("none of the images could be read")
+            image, reason = self.failed[0]
+            raise EvaluationError(f"none of the images could be read, the first of them, {image!r}: {reason}")
         return Made(captions, embeds, self._embedder())
 
     def _run(self, inputs: Any, job: Job, file: str) -> Summary:
@@ -263,8 +265,10 @@ def _texts(path: str | None) -> list[str] | None:
         return None
     try:
         return [line.strip() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"cannot read {path!r}: {error}") from None
+    except UnicodeDecodeError:
+        raise EvaluationError(f"cannot read {path!r}: it is not UTF-8 text") from None
+    except OSError as error:
+        raise EvaluationError(f"cannot read {path!r}: {error_text(error)}") from None
 
 
 def _facts(options: EvaluationOptions, choice: ModelChoice | None, data: EvaluationData) -> dict[str, Any]:

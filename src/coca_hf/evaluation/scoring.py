@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..batch_inference.wording import count
 from .captions import caption_scores
 from .classification import class_embeds, classification_scores, linear_probe
 from .clip_score import PROMPT, clip_scores
@@ -101,7 +102,10 @@ def score_zero_shot(
     names = list(labels if classes.names is None else classes.names)
     by_name = all(label in names for label in labels)
     if not by_name and len(names) != len(labels):
-        raise EvaluationError(f"there are {len(names):,} class names, but {len(labels):,} labels in the data")
+        told = f"there are {count(len(names), 'class name')} for {count(len(labels), 'label')} of the data"
+        raise EvaluationError(f"{told}: give a name for each")
+    if len(names) < 2:
+        raise EvaluationError(f"all images have the class {names[0]!r}, so there is nothing to tell apart")
     number = {label: names.index(label) if by_name else place for place, label in enumerate(labels)}
     paths = [path for path in data.labels if path in made.image_embeds]
     wanted = [number[data.labels[path]] for path in paths]

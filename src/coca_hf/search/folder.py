@@ -35,6 +35,9 @@ _MANIFEST = "index.json"
 _NUMBERED = re.compile(r"(photos|embeddings)-(\d+)\.(jsonl|npy)")
 
 
+_ANEW = "remove it and make it anew with coca-hf index"
+
+
 @dataclass(frozen=True)
 class Photo:
     """
@@ -77,7 +80,10 @@ class Contents:
         return [self.photo(row) for row in range(len(self.lines))]
 
     def photo(self, row: int) -> Photo:
-        return Photo(**json.loads(self.lines[row]))
+        try:
+            return Photo(**json.loads(self.lines[row]))
+        except (ValueError, TypeError):
+            raise SearchError(f"the index is damaged, what it has of photo {row + 1:,} is none: {_ANEW}") from None
 
 
 class IndexFolder:
@@ -136,6 +142,8 @@ class IndexFolder:
                 return self._contents(manifest)
             except FileNotFoundError as error:  # replaced in between, or lost
                 missing = str(error.filename)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                raise SearchError(f"the index {self.path!r} is damaged, so is its {_MANIFEST}: {_ANEW}") from None
         raise SearchError(f"the index {self.path!r} is damaged, {os.path.basename(missing)} is missing: {_ANEW}")
 
     def _manifest(self) -> dict[str, Any]:
@@ -202,6 +210,3 @@ class IndexFolder:
             if name not in kept and (_NUMBERED.fullmatch(name) or name.endswith(".aside")):
                 with suppress(OSError):
                     os.unlink(self._file(name))
-
-
-_ANEW = "remove it and make it anew with coca-hf index"
