@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..batch_inference.files import error_text, write_whole
+from ..batch_inference.wording import count
 from .errors import EvaluationError
 
 
@@ -125,9 +126,8 @@ def card_block(results: Mapping[str, Any], model_name: str, data_name: str | Non
     lines = table([results], ["value"])
     text = [f"---\n{metadata.strip()}\n---\n", "## Evaluation\n"]
     data = results["data"]
-    text.append(
-        f"{data['images']:,} images, {data['captions']:,} captions; coca-hf {results['versions']['coca-hf']}.\n"
-    )
+    parts = [count(data[name], name[:-1]) for name in ("images", "captions") if data[name]]
+    text.append(f"{', '.join(parts)}; coca-hf {results['versions']['coca-hf']}.\n")
     text += [
         "| " + " | ".join(line) + " |" + ("\n|" + " --- |" * len(line) if not n else "")
         for n, line in enumerate(lines)
