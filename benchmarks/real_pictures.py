@@ -3,9 +3,9 @@
 """Fine-tune the bundled model on pictures that nobody drew for it, and see what it knows of others of their kind.
 
 The pictures are the stamps of Tux Paint, with the captions that they come with (Debian and Ubuntu: `apt-get install
-tuxpaint-stamps-default`; GPL-2, none of them is part of this project). Every fifth stamp, by the digest of its name,
-is not learnt from. Measured on those: retrieval; captions; and, on canvases of two of them beside each other, whether
-the maps of the caption of one point at that one.
+tuxpaint-stamps-default`; GPL-2, none of them is part of this project). Three of ten stamps, by the digest of their
+names, are not learnt from: one to choose settings with, two to measure with. Measured are retrieval; captions; and, on
+canvases of two stamps beside each other, whether the maps of the caption of one point at that one.
 
     python benchmarks/real_pictures.py --output build/real-pictures
 
@@ -17,7 +17,6 @@ import hashlib
 import json
 import random
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,8 +261,8 @@ def main(
     ),
     output: Annotated[Path, typer.Option(help="Where pictures and the run are kept.")] = Path("build/real-pictures"),
     held_out: Annotated[str, typer.Option(help="test, or validation to choose settings with.")] = "test",
-    steps: Annotated[int, typer.Option(help="Steps of 64 pictures.")] = 1000,
-    rounds: Annotated[int, typer.Option(help="Times that each stamp is placed anew.")] = 20,
+    steps: Annotated[int, typer.Option(help="Steps of 64 pictures.")] = 200,
+    rounds: Annotated[int, typer.Option(help="Times that each stamp is placed anew.")] = 6,
     learning_rate: float = 5e-4,
     weight_decay: float = 0.1,
     number: Annotated[int, typer.Option(help="Pairs to point at.")] = 200,
@@ -273,7 +272,7 @@ def main(
     """Fine-tune, measure before and after, and draw."""
     every = read_stamps(stamps)
     unseen = [stamp for stamp in every if stamp.fold in PARTS[held_out]]
-    known = [stamp for stamp in every if all(stamp.fold not in part for part in (PARTS[held_out], PARTS["test"]))]
+    known = [stamp for stamp in every if all(stamp.fold not in part for part in PARTS.values())]
     print(len(every), "stamps,", len(known), "learnt from,", len(unseen), "held out", flush=True)
     start, data = output / "start", output / "pictures"
     if not (data / "data.jsonl").exists():
@@ -285,9 +284,8 @@ def main(
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
     }
-    began = time.perf_counter()
     run = output / "trained"
-    trained = train(
+    train(
         str(data / "data.jsonl"),
         model=str(start),
         output=str(run),
@@ -297,7 +295,6 @@ def main(
         **settings,
     )
     found: dict[str, Any] = {"settings": {**settings, "rounds": rounds, "learnt_from": len(known)}}
-    found["settings"]["seconds"] = round(trained.seconds or time.perf_counter() - began)
     found["before"] = measure(SceneModel.load(str(coca_hf.bundled_model())), known, unseen, number)
     found["after"] = measure(SceneModel.load(str(run)), known, unseen, number)
     results.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
