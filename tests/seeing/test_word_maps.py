@@ -300,3 +300,15 @@ def test_a_picture_shows_the_map_over_the_image():
     assert np.unravel_index(brightness.argmax(), brightness.shape) == (2, 15)
     with pytest.raises(ValueError, match="an image of 10 x 20 pixels, but this one has 20 x 10"):
         coca_hf.overlay(image, heat.T)
+
+
+def test_a_map_goes_over_the_file_that_it_is_of(tmp_path):
+    image = Image.new("RGB", (20, 10), "gray")
+    image.save(tmp_path / "gray.png")
+    heat = np.full((10, 20), 1 / 200, np.float32)
+    for path in (tmp_path / "gray.png", str(tmp_path / "gray.png")):
+        np.testing.assert_array_equal(
+            np.asarray(coca_hf.overlay(path, heat)), np.asarray(coca_hf.overlay(image, heat))
+        )
+    with pytest.raises(TypeError, match="An image of type ndarray is not supported"):
+        coca_hf.overlay(np.zeros((10, 20, 3)), heat)

@@ -5,9 +5,8 @@
 H, Q, K in shapes: heads, image tokens, tokens of the vision tower (class token and patches).
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -15,15 +14,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..image_processing_coca import open_image
 from .attention import Weights, kept_weights
-from .pictures import small_map
+from .pictures import opened, small_map
 from .placement import Placement, obeyed_orientation, place_patches
 from .words import Words, split_words, written_words
 
 
 Method = Literal["contrast", "attention"]
-Picture: TypeAlias = "Image.Image | str | os.PathLike[str]"
 
 # Memory of a large model's attention weights, and no more speed beyond.
 IMAGES_AT_ONCE = 16
@@ -198,10 +195,7 @@ def _texts(text: Any, num_images: int) -> list[Any]:
 
 
 def _opened(image: Any) -> Image.Image:
-    if not isinstance(image, Image.Image):
-        if not isinstance(image, (str, os.PathLike)):
-            raise TypeError(f"An image of type {type(image).__name__} is not supported: give a path or a PIL.Image.")
-        image = open_image(image)
+    image = opened(image)
     if image.width * image.height == 1:
         raise ValueError("The image has one pixel, so there is nowhere to look: give a larger one.")
     return image

@@ -4,12 +4,13 @@
 
 import io
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..image_processing_coca import eight_bit, upright
+from ..image_processing_coca import eight_bit, open_image, upright
 from .placement import obeyed_orientation, turned_upright
 
 
@@ -22,12 +23,21 @@ _STRENGTH = (0.55, 0.7)
 _FONT_SIZE, _MARGIN, _NARROWEST = 18, 8, 120
 
 
-def overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:
+def opened(image: Image.Image | str | os.PathLike[str]) -> Image.Image:
+    """The image, or what is in the file. Raises `TypeError` for something else."""
+    if isinstance(image, Image.Image):
+        return image
+    if not isinstance(image, (str, os.PathLike)):
+        raise TypeError(f"An image of type {type(image).__name__} is not supported: give a path or a PIL.Image.")
+    return open_image(image)
+
+
+def overlay(image: Image.Image | str | os.PathLike[str], heat: np.ndarray) -> Image.Image:
     """
     The picture with a heat map over it, from dark violet for nothing to yellow for the most.
 
     Args:
-        image: As it was given to `word_maps` or `similarity_map`.
+        image: As it was given to `word_maps` or `similarity_map`, which may be a path.
         heat: (height, width) of the image, not negative, as these return it.
 
     Returns:
@@ -36,6 +46,7 @@ def overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:
     Raises:
         ValueError: The map has another size than the image.
     """
+    image = opened(image)
     if heat.shape != (image.height, image.width):
         raise ValueError(
             f"The map is for an image of {heat.shape[1]} x {heat.shape[0]} pixels, but this one has "
