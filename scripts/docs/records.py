@@ -10,6 +10,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 PICTURES = {
+    "assets/keeps_what_it_knew.png": "keeps_what_it_knew.png",
     "assets/memory.png": "memory.png",
     "benchmarks/speed/growth.png": "speed/growth.png",
     "benchmarks/speed-avx2/growth.png": "speed-avx2/growth.png",
