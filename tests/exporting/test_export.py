@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exporting: what is refused before work is lost, and models that are not the bundled one."""
 
+import importlib.util
 import json
 import sys
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from coca_hf.exporting import folder
 from coca_hf.exporting.components import Component, components
 from coca_hf.exporting.errors import ExportError
 from coca_hf.exporting.forms import FORMS
+from coca_hf.runtimes.programs import ExecutorchProgram
 from tiny_folder import tiny_model, tiny_processor
 
 
@@ -66,6 +70,34 @@ def test_openvino_computes_what_pytorch_does(processor, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("exact.*")) == ["exact.bin", "exact.xml"]
 
 
+def test_executorch_computes_what_pytorch_does(processor, tmp_path):
+    pytest.importorskip("executorch", reason="the extra [executorch] is not installed")
+    component = components(tiny_model(processor))["image_memory"]
+    _, difference = folder._write_program(component, tmp_path, "memory", "executorch", int8=False)
+    assert difference <= 1e-5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["memory.names.json", "memory.pte"]
+
+
+def test_executorch_gets_images_for_each_row_and_no_more_rows_than_it_has_memory_for(tmp_path):
+    class Method:
+        sizes: ClassVar[list] = []
+
+        def execute(self, given):
+            rows, images, positions = given
+            self.sizes.append((len(rows), len(images), len(positions)))
+            return [rows + images]
+
+    method = Method()
+    runtime = SimpleNamespace(get=lambda: runtime, load_program=lambda path: runtime, load_method=lambda name: method)
+    names = {"inputs": ["input_ids", "image_keys.0", "logit_positions"], "outputs": ["logits"]}
+    (tmp_path / "step.names.json").write_text(json.dumps(names))
+    program = ExecutorchProgram(tmp_path / "step.pte", SimpleNamespace(Runtime=runtime))
+    rows, images = torch.arange(70.0)[:, None], torch.tensor([[100.0], [200.0]])
+    found = program({"input_ids": rows, "image_keys.0": images, "logit_positions": torch.arange(3)})
+    assert torch.equal(found["logits"], rows + images.repeat_interleave(35, dim=0))
+    assert method.sizes == [(32, 32, 3), (32, 32, 3), (6, 6, 3)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -87,6 +119,16 @@ def test_a_runtime_that_is_not_installed_is_named_with_its_extra(tmp_path, monke
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(["export", str(coca_hf.bundled_model()), str(tmp_path / "made")]) == 2
     assert "needs onnxscript, which is not installed: pip install 'coca-hf[export]'" in capsys.readouterr().err
+
+
+def test_executorch_is_an_extra_of_its_own_and_float32_only(tmp_path, monkeypatch, capsys):
+    export = ["export", str(coca_hf.bundled_model()), str(tmp_path / "made"), "--format", "executorch"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(export) == 2
+    assert "needs executorch, which is not installed: pip install 'coca-hf[executorch]'" in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert main([*export, "--int8"]) == 2
+    assert "weights of 8 bits are made for onnx, openvino and web" in capsys.readouterr().err
 
 
 def test_a_program_that_differs_from_pytorch_is_not_kept(towers, processor, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 rounding, "float32" the exact one."""
 
 # Endings of what a model is made of: its settings, weights and vocabulary, and the programs of an exported one.
-_MODEL_FILES = (".json", ".safetensors", ".txt", ".bin", ".onnx", ".data", ".xml")
+_MODEL_FILES = (".json", ".safetensors", ".txt", ".bin", ".onnx", ".data", ".xml", ".pte")
 
 # Of large files as many places are looked at, each of so many bytes: a checkpoint of gigabytes takes no time.
 _PLACES = 64

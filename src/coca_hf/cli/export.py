@@ -15,7 +15,7 @@ def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Saved folder or Hub id.")],
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder to make.")],
     format: Annotated[
-        str, option("onnx (default), openvino, or web: a page that runs in a browser.", "FORMAT", "--format")
+        str, option("onnx (default), openvino, executorch, or web: a page.", "FORMAT", "--format")
     ] = "onnx",
     int8: Annotated[
         bool, option("Weights of 8 bits: smaller, faster, a few captions differ.", None, "--int8")

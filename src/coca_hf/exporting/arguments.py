@@ -16,15 +16,16 @@ from ..runtimes.folder import ExportedFolder, is_exported
 from .errors import ExportError
 
 
-FORMATS = ("onnx", "openvino", "web")
+FORMATS = ("onnx", "openvino", "executorch", "web")
 
 # What makes a format and what runs it, and the extra that brings them.
 _NEEDED = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino", "nncf"),
+    "executorch": ("executorch",),
     "web": ("onnx", "onnxscript", "onnxruntime"),
 }
-_EXTRAS = {"onnx": "export", "openvino": "openvino", "web": "export"}
+_EXTRAS = {"onnx": "export", "openvino": "openvino", "executorch": "executorch", "web": "export"}
 
 
 def check_arguments(model: Any, folder: Path, format_name: str, *, int8: bool = False) -> None:
@@ -37,6 +38,10 @@ def check_arguments(model: Any, folder: Path, format_name: str, *, int8: bool = 
                 f"the format {format_name} needs {module}, which is not installed: "
                 f"pip install 'coca-hf[{_EXTRAS[format_name]}]'"
             )
+    if int8 and format_name == "executorch":
+        raise ExportError(
+            "weights of 8 bits are made for onnx, openvino and web: leave --int8 out, or name one of them"
+        )
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise ExportError(f"{str(folder)!r} is there already: give a folder that is not")
     if isinstance(model, (str, os.PathLike)):

@@ -5,7 +5,7 @@
 from huggingface_hub import ModelCardData
 
 from ..runtimes.folder import ExportedFolder
-from ..runtimes.programs import RUNTIMES
+from ..runtimes.programs import EXTRAS, RUNTIMES
 
 
 _TEXT = """
@@ -47,7 +47,7 @@ def card(manifest: ExportedFolder) -> str:
         abilities="writes captions, and embeds images and texts" if manifest.captions else "embeds images and texts",
         command="caption" if manifest.captions else "embed",
         folder="THIS_FOLDER",
-        extra="export" if manifest.format == "onnx" else "openvino",
+        extra=EXTRAS[manifest.format],
         rows=rows,
     )
     return f"---\n{data.to_yaml()}\n---\n{text}"

@@ -120,6 +120,15 @@ def _fill(cache: Cache, layer_class: Any, keys: list[Tensor], values: list[Tenso
         cache.layers.append(layer)
 
 
+def named(values: Inputs) -> dict[str, Tensor]:
+    """Tensors by the names that they have in a program: those of a list are numbered."""
+    return {
+        f"{name}.{index}" if isinstance(value, list) else name: tensor
+        for name, value in values.items()
+        for index, tensor in enumerate(value if isinstance(value, list) else [value])
+    }
+
+
 @dataclass(frozen=True)
 class Component:
     """

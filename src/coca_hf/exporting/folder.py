@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..batch_inference.models import (
     ModelChoice,
@@ -31,7 +30,7 @@ from ..runtimes.folder import ExportedFolder, is_exported
 from ..runtimes.programs import load_program
 from .arguments import as_export_error, check_arguments
 from .card import card
-from .components import Component, Inputs, components
+from .components import Component, components, named
 from .errors import ExportError
 from .forms import FORMS
 
@@ -39,8 +38,7 @@ from .forms import FORMS
 TOLERANCE = 1e-5
 """How far a float32 program may be from PyTorch, in units of the largest value of the output or of 1."""
 
-# Traced with the first; checked with the others: images, rows of each, new tokens, tokens before them.
-_TRACED = (2, 3, 3, 5)
+# Images, rows of each, new tokens, tokens before them: others than a program is traced with.
 _CHECKED = ((1, 1, 4, 0), (3, 2, 1, 7))
 
 Say = Callable[[str], None]
@@ -62,7 +60,8 @@ def export(
         model: A saved folder or Hub id; or a [`CoCaForCaptioning`] or [`CoCaModel`], on the CPU in float32, with its
             `processor`. For "web" also a folder that was exported to "onnx".
         folder: To be made; it must not be there, or be empty.
-        format: "onnx" for ONNX Runtime, "openvino" for OpenVINO, "web" for a page with everything it needs.
+        format: "onnx" for ONNX Runtime, "openvino" for OpenVINO, "executorch" for ExecuTorch, "web" for a page with
+            everything that it needs.
         int8: Weights of 8 bits: a quarter of the bytes, and captions of which a few differ.
         processor: The [`CoCaProcessor`] of a model that is given as an object.
         say: Is told what is being done, a sentence at a time.
@@ -177,10 +176,10 @@ def _write_program(
     """-> the program's file, and how far its outputs are from PyTorch's. Raises `ExportError`."""
     form = FORMS[format_name]
     path = folder / f"{name}{form.suffix}"
-    inputs = component.make_inputs(*_TRACED)
+    inputs = component.make_inputs(*form.traced)
     words = name.replace("_", " ")
     with _quietly(), _refused(f"{words} cannot be made into {format_name}"):
-        program = form.made(_onnx_program(component, inputs))
+        program = form.made(component, inputs)
         form.save(program, path)
     difference = _difference(component, path, format_name)
     if not difference <= TOLERANCE:
@@ -196,18 +195,6 @@ def _write_program(
             form.save(program, path)
         difference = _difference(component, path, format_name)
     return path.name, difference
-
-
-def _onnx_program(component: Component, inputs: Inputs) -> Any:
-    """By the library's exporter, which makes every format of ours: OpenVINO reads ONNX programs."""
-    from transformers.exporters import OnnxConfig, OnnxExporter
-
-    config = OnnxConfig(
-        dynamic_shapes=component.dynamic_shapes,
-        # Rows are a multiple of images, which has no notation: it is checked when the program runs, not when traced.
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
-    return OnnxExporter().export(component.module.eval(), inputs, config).program
 
 
 @contextmanager
@@ -253,15 +240,6 @@ def _difference(component: Component, path: Path, format_name: str) -> float:
     return largest
 
 
-def named(values: Inputs) -> dict[str, Tensor]:
-    """Tensors by the names that they have in a program: those of a list are numbered."""
-    return {
-        f"{name}.{index}" if isinstance(value, list) else name: tensor
-        for name, value in values.items()
-        for index, tensor in enumerate(value if isinstance(value, list) else [value])
-    }
-
-
 def _write_settings(model: Any, processor: Any, folder: Path) -> None:
     config = type(model.config).from_dict(model.config.to_dict())
     # There are no weights for the model's own code to load.
@@ -274,7 +252,17 @@ def _write_settings(model: Any, processor: Any, folder: Path) -> None:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in ("coca-hf", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
+    for name in (
+        "coca-hf",
+        "torch",
+        "transformers",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+        "openvino",
+        "nncf",
+        "executorch",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

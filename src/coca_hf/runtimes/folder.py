@@ -28,7 +28,7 @@ class ExportedFolder:
     The manifest of an exported folder.
 
     Attributes:
-        format: "onnx" or "openvino".
+        format: "onnx", "openvino" or "executorch".
         int8: Whether its products have weights of 8 bits.
         files: The program of each component, by the component's name.
         source: Name and fingerprint of the model that it was exported from.

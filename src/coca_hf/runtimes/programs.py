@@ -3,6 +3,7 @@
 """One exported program, loaded by its runtime: tensors by name in, tensors by name out, on the CPU."""
 
 import importlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +14,21 @@ from torch import Tensor
 from .errors import ExportedModelError
 
 
-RUNTIMES = {"onnx": ("onnxruntime", "ONNX Runtime"), "openvino": ("openvino", "OpenVINO")}
+RUNTIMES = {
+    "onnx": ("onnxruntime", "ONNX Runtime"),
+    "openvino": ("openvino", "OpenVINO"),
+    "executorch": ("executorch.runtime", "ExecuTorch"),
+}
 """What runs a format: the module, and its name in a sentence."""
+
+EXTRAS = {"onnx": "export", "openvino": "openvino", "executorch": "executorch"}
+"""What installs it."""
+
+NAMES = ".names.json"
+"""Ending of the file beside a program of ExecuTorch that says what its inputs and outputs are called."""
+
+LARGEST = {"rows": 32, "text": 128, "past": 128, "kept": 128}
+"""Sizes that programs of ExecuTorch have memory for. More rows go through in pieces."""
 
 
 class Program(Protocol):
@@ -30,9 +44,9 @@ def check_runtime(format_name: str) -> None:
 def load_program(path: Path, format_name: str) -> Program:
     """Raises `ExportedModelError` where the runtime is not installed, or cannot read the file."""
     runtime = _runtime(format_name)
-    program = OnnxProgram if format_name == "onnx" else OpenVINOProgram
+    programs: dict[str, Any] = {"onnx": OnnxProgram, "openvino": OpenVINOProgram, "executorch": ExecutorchProgram}
     try:
-        return program(path, runtime)
+        return programs[format_name](path, runtime)
     except Exception as error:  # the runtimes raise classes of their own, which have no public base
         reason = " ".join(str(error).split()).rstrip(".")
         raise ExportedModelError(f"{RUNTIMES[format_name][1]} cannot load {str(path)!r}: {reason}") from error
@@ -40,13 +54,12 @@ def load_program(path: Path, format_name: str) -> Program:
 
 def _runtime(format_name: str) -> Any:
     if format_name not in RUNTIMES:
-        raise ExportedModelError(f"nothing here runs the format {format_name!r}: these are {' and '.join(RUNTIMES)}")
+        raise ExportedModelError(f"nothing here runs the format {format_name!r}: these are {', '.join(RUNTIMES)}")
     module, name = RUNTIMES[format_name]
     try:
         return importlib.import_module(module)
     except ImportError:
-        extra = "export" if format_name == "onnx" else "openvino"
-        raise ExportedModelError(f"{name} is not installed: pip install 'coca-hf[{extra}]'") from None
+        raise ExportedModelError(f"{name} is not installed: pip install 'coca-hf[{EXTRAS[format_name]}]'") from None
 
 
 class OnnxProgram:
@@ -91,3 +104,30 @@ class OpenVINOProgram:
         arrays = {name: inputs[name].contiguous().numpy() for name in self.inputs}
         outputs = self.request.infer(arrays, share_inputs=True, share_outputs=False)
         return {name: torch.from_numpy(outputs[index]) for index, name in enumerate(self.outputs)}
+
+
+class ExecutorchProgram:
+    """By ExecuTorch: as many images as rows, and `LARGEST` rows at a time."""
+
+    def __init__(self, path: Path, runtime: Any):
+        names = json.loads(path.with_suffix(NAMES).read_text("utf-8"))
+        self.inputs, self.outputs = names["inputs"], names["outputs"]
+        self.program = runtime.Runtime.get().load_program(path)
+        self.method = self.program.load_method("forward")
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        given = [inputs[name] for name in self.inputs]
+        rows = given[0].shape[0]
+        # Positions are those of every row; keys and values of an image are for all of its rows.
+        is_shared = [name == "logit_positions" for name in self.inputs]
+        given = [
+            each if shared or each.shape[0] == rows else each.repeat_interleave(rows // each.shape[0], dim=0)
+            for each, shared in zip(given, is_shared, strict=True)
+        ]
+        pieces = []
+        for start in range(0, rows, LARGEST["rows"]):
+            piece = slice(start, start + LARGEST["rows"])
+            chosen = [each if shared else each[piece] for each, shared in zip(given, is_shared, strict=True)]
+            # Outputs lie in memory that the next call uses again.
+            pieces.append([each.clone() for each in self.method.execute([each.contiguous() for each in chosen])])
+        return {name: torch.cat(each) for name, each in zip(self.outputs, zip(*pieces, strict=True), strict=True)}
