@@ -4,6 +4,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -43,6 +44,8 @@ def start_command(*arguments: str) -> ForkServerProcess:
 
 def _run(arguments: tuple[str, ...]) -> None:
     os.setsid()
+    # The process that it was made from is deaf to Ctrl-C.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), descriptor)
     torch.set_num_threads(1)

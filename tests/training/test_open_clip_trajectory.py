@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our training is open_clip's, step by step: recordings of scripts/fixtures/record_open_clip_training_fixtures.py.
 
-`python tests/training/test_open_clip_trajectory.py b32` prints how far coca_ViT-B-32 is from its own recording, which
-is not kept: minutes, and 5 GB of memory.
+`PYTHONPATH=tests python tests/training/test_open_clip_trajectory.py b32` prints how far coca_ViT-B-32 is from its own
+recording, which is not kept: minutes, and 5 GB of memory.
 """
 
 import json
