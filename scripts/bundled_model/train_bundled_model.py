@@ -13,8 +13,8 @@ shard of pictures with captions, as anyone would train a model of theirs. `--tow
 of another model.
 
 With the bundled model's tower and a fifth of the captions that are seen in all (`--share 0.4 --processes 1`), 93.5 %
-of captions are right, 89.7 % with held-out combinations; R@1 is 99.7 and 99.8 %, zero-shot labels 99.6 %. The whole was
-not run again since the captions are learnt this way: the bundled weights are from before.
+of captions are right, 89.7 % with held-out combinations; R@1 is 99.7 and 99.8 %, zero-shot labels 99.6 %. The
+whole was not run again since the captions are learnt this way: the bundled weights are from before.
 """
 
 import io
