@@ -43,7 +43,7 @@ def page_folder(exported, tmp_path_factory):
     return make(site / "docs" / "demo", exported)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page(page_folder, browser):
     """The page, opened; every request for anything but its own server fails the test."""
     sync_api = pytest.importorskip("playwright.sync_api")
@@ -60,6 +60,7 @@ def page(page_folder, browser):
     opened.goto(home)
     sync_api.expect(opened.locator("#status")).to_have_text("Ready.", timeout=60_000)
     yield opened
+    opened.close()
     assert all(url.startswith((home, "blob:", "data:")) for url in opened.asked)
     assert opened.problems == []
     server.shutdown()
@@ -75,7 +76,7 @@ def processor():
     return AutoProcessor.from_pretrained(coca_hf.bundled_model())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def seen(page):
     """What the page answers for a picture: ids, scores, embedding, caption."""
     return functools.cache(lambda path: page.evaluate(SEE, [base64.b64encode(path.read_bytes()).decode(), LABELS]))
