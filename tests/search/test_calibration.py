@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from coca_hf.search.calibration import SAID, UNKNOWN, UNSAID, Calibration, Limits, calibrate, words_of
+from coca_hf.search.folder import Photo
 
 
 def test_words_lose_their_plural():
@@ -29,6 +30,27 @@ def test_words_lose_their_plural():
 def test_a_caption_says_what_it_says_in_this_order_and_close_together(caption, query, says):
     common = frozenset({"a", "on", "the", "background"})
     assert (Calibration(10, common).said(caption, words_of(query)) == 1) is says
+
+
+def test_a_line_that_may_not_say_a_query_does_not_say_it():
+    calibration = Calibration(10, frozenset({"a", "and"}))
+    captions = [
+        "Two small RED glasses",
+        "a red glass and two kisses",
+        "grüne Äpfel",
+        "",
+        "glas",
+        '\u212aelvin\'s red "box"',
+    ]
+    queries = ["two red glasses", "glass", "glasses and kisses", "grüne", "kelvin", "box", "a", "red boxes", "blue"]
+    told_apart = 0
+    for caption in captions:
+        line = Photo("/photos/x.jpg", caption, "", 0, 0, "").line()
+        for query in map(words_of, queries):
+            if not calibration.may_say(line, query):
+                told_apart += 1
+                assert calibration.said(caption, query) == 0
+    assert told_apart > len(queries)
 
 
 def made() -> Calibration:

@@ -131,8 +131,11 @@ class Index:
         limits = calibration.limits(words)
         possible = _highest(similarities, max(top, _MOST_CAPTIONS), min(limits.said, limits.unsaid))
         found: list[Hit] = []
-        for hit in map(self.photo, possible.tolist(), similarities[possible].tolist()):
-            if hit.score >= limits.unsaid or hit.score >= limits.at(calibration.said(hit.caption, words)):
+        for row, score in zip(possible.tolist(), similarities[possible].tolist(), strict=True):
+            if score < limits.unsaid and not calibration.may_say(self._contents.lines[row], words):
+                continue
+            hit = self.photo(row, score)
+            if score >= limits.unsaid or score >= limits.at(calibration.said(hit.caption, words)):
                 found.append(hit)
             if len(found) == top:
                 break
