@@ -225,7 +225,7 @@ def _comparisons(photos: dict[str, list[str]]) -> list[Comparison]:
     goal = _goal("command", f"{B32}, 192 JPEG files of 640x480, greedy: the command against a bare loop", ">= 0.95")
     files: dict[str, Any] = {"name": B32, "photos": photos["640x480"], "count": 192}
     ours, theirs = (Call("folder", case, {"batch": 16}, files) for case in ("run", "bare_loop"))
-    rows.append(Comparison("command", theirs, (Ours(ours, (goal,)),), repeats=5))
+    rows.append(Comparison("command", theirs, (Ours(ours, (goal,)),), repeats=2))
     import_goal = _goal("import", "import coca_hf, against torch and transformers", "<= 1.1", "time")
     ours, theirs = (Call("import", "modules", {"names": names}) for names in ("coca_hf", "torch, transformers"))
     rows.append(Comparison("import", theirs, (Ours(ours, (import_goal,)),), repeats=7))

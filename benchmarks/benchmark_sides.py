@@ -330,7 +330,7 @@ class Folder:
     """A folder of JPEG files: a run over it as the command makes it, and a bare loop over tensors that are there."""
 
     def __init__(self, name: str, weights: str, photos: list[str], count: int) -> None:
-        from coca_hf import CoCaProcessor, CoCaTokenizer
+        from coca_hf import CoCaImageProcessor, CoCaProcessor, CoCaTokenizer
 
         model = CocaHf(name, weights).model
         model.generation_config.update(num_beams=1, num_beam_groups=None, max_new_tokens=30, min_new_tokens=29)
@@ -338,7 +338,8 @@ class Folder:
         self.model_folder, images = Path(self.folder.name, "model"), Path(self.folder.name, "images")
         model.save_pretrained(self.model_folder)
         # Random weights write nothing that is worth decoding.
-        self.processor = CoCaProcessor(tokenizer=CoCaTokenizer().train_new_from_iterator(["a photo"], vocab_size=520))
+        tokenizer = CoCaTokenizer().train_new_from_iterator(["a photo"], vocab_size=520)
+        self.processor = CoCaProcessor(CoCaImageProcessor(), tokenizer)
         self.processor.save_pretrained(self.model_folder)
         images.mkdir()
         self.paths = [str(images / f"{index:06d}.jpg") for index in range(count)]

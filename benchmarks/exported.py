@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exported models beside PyTorch: speed, memory, size and floors of coca_ViT-B-32; captions of the bundled model.
 
-    python benchmarks/exported.py                      # into benchmarks/exported.json
-    python benchmarks/exported.py --folder EXPORTED    # an exported coca_ViT-B-32 that is there already
-    python benchmarks/exported.py --parts speed --side "open_clip 3.3.0, float32" --row "64 texts of 12 tokens"
+    python benchmarks/exported.py main                      # into benchmarks/exported.json
+    python benchmarks/exported.py main --folder EXPORTED    # an exported coca_ViT-B-32 that is there already
+    python benchmarks/exported.py main --parts speed --side "open_clip 3.3.0, float32" --row "64 texts of 12 tokens"
 
 Sides and rows that are not measured keep what the file has of them. open_clip runs in an environment of its own, whose
 Python is given by --open-clip: `benchmark.py` makes one.
