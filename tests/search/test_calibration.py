@@ -47,7 +47,7 @@ def test_a_line_that_may_not_say_a_query_does_not_say_it():
     for caption in captions:
         line = Photo("/photos/x.jpg", caption, "", 0, 0, "").line()
         for query in map(words_of, queries):
-            if not calibration.may_say(line, query):
+            if not calibration.may_say(query)(line):
                 told_apart += 1
                 assert calibration.said(caption, query) == 0
     assert told_apart > len(queries)

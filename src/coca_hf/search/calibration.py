@@ -115,17 +115,22 @@ class Calibration:
     def picture_limit(self) -> float:
         return float(np.quantile(self.nearest, FARTHEST)) if self.nearest else -1.0
 
-    def may_say(self, line: bytes, query: Sequence[str]) -> bool:
+    def may_say(self, query: Sequence[str]) -> Callable[[bytes], bool]:
         """
         Whether `said` can be more than 0 for the caption in a line of ASCII JSON, seen in a hundredth of its time.
 
         A word in singular is the beginning of the word in the caption. Escaped letters are not looked into.
         """
-        wanted = set(self.telling(query))
-        if b"\\u" in line or not all(map(str.isascii, wanted)):
-            return True
-        lower = line.lower()
-        return sum(word.encode("ascii") in lower for word in wanted) > (1 - _LITTLE) * len(wanted)
+        wanted = {word.encode("utf-8") for word in self.telling(query)}
+        is_ascii, least = all(map(bytes.isascii, wanted)), (1 - _LITTLE) * len(wanted)
+
+        def may(line: bytes) -> bool:
+            if not is_ascii or b"\\u" in line:
+                return True
+            lower = line.lower()
+            return sum(word in lower for word in wanted) > least
+
+        return may
 
     def said(self, caption: str, query: Sequence[str]) -> float:
         """The share of the query's telling words that the caption holds in their order and close together."""

@@ -130,9 +130,10 @@ class Index:
         calibration = self._contents.calibration
         limits = calibration.limits(words)
         possible = _highest(similarities, max(top, _MOST_CAPTIONS), min(limits.said, limits.unsaid))
+        may_say = calibration.may_say(words)
         found: list[Hit] = []
         for row, score in zip(possible.tolist(), similarities[possible].tolist(), strict=True):
-            if score < limits.unsaid and not calibration.may_say(self._contents.lines[row], words):
+            if score < limits.unsaid and not may_say(self._contents.lines[row]):
                 continue
             hit = self.photo(row, score)
             if score >= limits.unsaid or score >= limits.at(calibration.said(hit.caption, words)):
