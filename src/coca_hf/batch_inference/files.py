@@ -4,10 +4,12 @@
 
 import hashlib
 import os
+import shutil
 import stat
+import tempfile
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import ImageError, OutputError
@@ -140,6 +142,25 @@ class AsideFile:
             self.file.close()
         with suppress(FileNotFoundError):
             os.unlink(self.aside)
+
+
+@contextmanager
+def folder_aside(target: Path, mode: int) -> Iterator[Path]:
+    """A folder beside `target` that takes its place when all is written, and is gone if anything fails.
+
+    `mode` is its permissions then, for what makes it lets in its owner alone. Raises `OSError`; a folder that is not
+    empty is not replaced.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield aside
+        aside.chmod(mode)
+        if target.exists():
+            target.rmdir()
+        os.replace(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_whole(path: str, data: bytes) -> None:

@@ -5,8 +5,6 @@
 import dataclasses
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from ..batch_inference.files import folder_aside
 from ..configuration_coca import CoCaConfig, CoCaVisionConfig
 from ..image_processing_coca import CoCaImageProcessor
 from ..modeling_coca import CoCaForCaptioning, CoCaModel
@@ -128,19 +127,11 @@ def _take_special_tokens(config: CoCaConfig, tokenizer: Any) -> None:
 @contextmanager
 def _staged(output: Path) -> Iterator[Path]:
     """A folder beside `output` that takes its place when all is written, and is gone if anything fails."""
-    folder = None
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-        yield folder
-        folder.chmod(0o755)  # mkdtemp's is for its owner alone
-        if output.exists():
-            output.rmdir()
-        folder.rename(output)
-    except BaseException as error:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno is not None):
+        with folder_aside(output, 0o755) as folder:
+            yield folder
+    except (SafetensorError, OSError) as error:
+        if isinstance(error, SafetensorError) or error.errno is not None:
             raise ConversionError(f"Cannot write '{output}': {error}.") from error
         raise
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..batch_inference.errors import ModelError
 from ..batch_inference.models import check_model
 from ..runtimes.errors import ExportedModelError
-from ..runtimes.folder import ExportedFolder, is_exported
+from ..runtimes.folder import EXTRAS, ExportedFolder, is_exported
 from .errors import ExportError
 
 
@@ -25,7 +25,7 @@ _NEEDED = {
     "executorch": ("executorch",),
     "web": ("onnx", "onnxscript", "onnxruntime"),
 }
-_EXTRAS = {"onnx": "export", "openvino": "openvino", "executorch": "executorch", "web": "export"}
+_EXTRAS = {**EXTRAS, "web": EXTRAS["onnx"]}
 
 
 def check_arguments(model: Any, folder: Path, format_name: str, *, int8: bool = False) -> None:

@@ -4,8 +4,8 @@
 
 from huggingface_hub import ModelCardData
 
-from ..runtimes.folder import ExportedFolder
-from ..runtimes.programs import EXTRAS, RUNTIMES
+from ..runtimes.folder import EXTRAS, ExportedFolder
+from ..runtimes.programs import RUNTIMES
 
 
 _TEXT = """

@@ -5,7 +5,6 @@
 import io
 import logging
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..batch_inference.files import folder_aside
 from ..batch_inference.models import (
     ModelChoice,
     can_caption,
@@ -91,20 +91,11 @@ def export(
 @contextmanager
 def _aside(target: Path) -> Iterator[Path]:
     """A folder beside `target`, which becomes it when all went well. Raises `ExportError` where that cannot be."""
-    aside = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        yield aside
-        aside.chmod(0o777 & ~_umask())
-        if target.is_dir():
-            target.rmdir()
-        os.replace(aside, target)
+        with folder_aside(target, 0o777 & ~_umask()) as aside:
+            yield aside
     except OSError as error:
         raise ExportError(f"cannot write {str(target)!r}: {(error.strerror or str(error)).lower()}") from error
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_page(exported: Path, folder: Path) -> None:

@@ -21,6 +21,9 @@ TOWERS = ("vision", "text")
 COMPONENTS = ("vision", "text", "image_memory", "decoder_step")
 """Each is one program: `exporting.components` says what it computes."""
 
+EXTRAS = {"onnx": "export", "openvino": "openvino", "executorch": "executorch"}
+"""The extra that installs what makes and runs a format."""
+
 
 @dataclass(frozen=True)
 class ExportedFolder:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import ExportedModelError
+from .folder import EXTRAS
 
 
 RUNTIMES = {
@@ -20,9 +21,6 @@ RUNTIMES = {
     "executorch": ("executorch.runtime", "ExecuTorch"),
 }
 """What runs a format: the module, and its name in a sentence."""
-
-EXTRAS = {"onnx": "export", "openvino": "openvino", "executorch": "executorch"}
-"""What installs it."""
 
 NAMES = ".names.json"
 """Ending of the file beside a program of ExecuTorch that says what its inputs and outputs are called."""
